@@ -1,0 +1,270 @@
+"""MomentumOptimizer: everything but the formulas. State, grouping, step(), train()/eval(), exact resume.
+
+The weights are the real weights whenever `step()` has returned; `train()` moves them to the perturbed point
+θ̃ = θ - ρ m/|m| and `eval()` or `step()` brings them back (Momentum-SAM, arXiv 2401.12033).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import (
+    Optimizer,
+    ParamsT,
+    StateDict,
+    _default_to_fused_or_foreach,
+    _use_grad_for_differentiable,
+)
+
+from tamft.optim import updates
+from tamft.optim.bucket import Bucket, init_state, real
+from tamft.optim.load import exact_state, refuse_foreign
+from tamft.optim.ops import Foreach, Loop, Ops, gram, squares
+from tamft.optim.options import LOW_PRECISION, check, check_group
+from tamft.optim.telemetry import statistics
+
+FORMAT = 1  # of the saved state; raise it when a key changes its meaning
+_LOOP, _FOREACH = Loop(), Foreach()
+
+
+class MomentumOptimizer(Optimizer):
+    """Base of all five classes. A subclass is its signature, its docstring and the declarations below.
+
+    Attributes:
+        moment: state key of m: "exp_avg" (Adam family, which also has "exp_avg_sq") or "momentum_buffer".
+        decoupled: True if weight decay shrinks the weights instead of joining the gradient.
+    """
+
+    moment: ClassVar[str]
+    decoupled: ClassVar[bool] = False
+    # Set while load_state_dict runs: the state as it was saved, before torch casts it to the parameters' dtype.
+    _incoming: StateDict | None = None
+    # Cosine between applied and intended perturbation of 16-bit weights, made anew by every train().
+    _applied: Tensor | None = None
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        check(type(self).__name__, defaults)
+        if "betas" in defaults:
+            defaults["betas"] = tuple(defaults["betas"])
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as torch.optim does. Raises ValueError for options out of range or wrongly unequal."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            check_group(type(self).__name__, group, self.param_groups[0])
+        except (ValueError, RuntimeError):
+            self.param_groups.pop()
+            raise
+        group.setdefault("moved", False)
+        group.setdefault("scale", torch.zeros((), dtype=torch.float32))
+        group.setdefault("tamft_format", FORMAT)
+
+    # ---- the perturbed point ------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def train(self, mode: bool = True) -> Self:
+        """Move the weights to θ̃ = θ - ρ m/|m|, where the next gradient is to be taken. `mode=False`: `eval()`.
+
+        Call it before the forward pass (Trainer does). Idempotent; does nothing with rho = 0, before the first step
+        and during the first `rho_start` steps. |m| runs over all parameters of all groups with rho > 0.
+        """
+        if not mode:
+            self._go_back()
+            return self
+        groups = [group for group in self.param_groups if group["rho"] > 0]
+        if all(group["moved"] for group in groups):
+            return self
+        moments = [m for group in groups for _, _, m in self._momenta(group)]
+        if not moments or self._too_early():
+            return self
+        square = squares(moments)
+        if groups[0]["capturable"] and groups[0]["rho_start"] > 0:
+            started = self._steps_done() >= groups[0]["rho_start"]
+            square = torch.where(started, square, 0.0)
+        for group in groups:
+            if not group["moved"]:
+                group["scale"] = updates.reach(square, group["rho"])
+                self._displace(group, ahead=True)
+                group["moved"] = True
+        return self
+
+    def eval(self) -> Self:
+        """Bring the weights back to θ without updating them. Idempotent."""
+        return self.train(False)
+
+    @torch.no_grad()
+    def _go_back(self) -> None:
+        for group in self.param_groups:
+            if group["moved"]:
+                self._displace(group, ahead=False)
+                group["moved"] = False
+
+    def _displace(self, group: dict[str, Any], *, ahead: bool) -> None:
+        """Move every parameter that has momentum by scale·m, with or without a gradient this time."""
+        exact: list[tuple[Tensor, dict[str, Any], Tensor]] = []
+        buckets: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+        for p, state, m in self._momenta(group):
+            if p.dtype in LOW_PRECISION and (ahead or "clean" in state):
+                exact.append((p, state, m))
+            else:
+                ps, ms = buckets.setdefault((p.device, p.dtype), ([], []))
+                ps.append(real(p))
+                ms.append(m)
+        ops = _FOREACH if self._foreach(group) else _LOOP
+        scale = group["scale"] if ahead else -group["scale"]
+        for ps, ms in buckets.values():
+            updates.ascend(ops, ps, ms, scale)
+        self._displace_low_precision(exact, scale, ahead=ahead)
+
+    def _displace_low_precision(
+        self, items: list[tuple[Tensor, dict[str, Any], Tensor]], scale: Tensor, *, ahead: bool
+    ) -> None:
+        """16-bit weights cannot come back by arithmetic: a clean copy waits in the state meanwhile."""
+        sums = []
+        for p, state, m in items:
+            if ahead:
+                state["clean"] = p.detach().clone(memory_format=torch.preserve_format)
+                p.sub_(m * scale.to(p.device))
+                sums.append(gram([state["clean"].float() - p.float()], [m])[:, 0].to(items[0][0].device))
+            else:
+                p.copy_(state.pop("clean"))
+        if sums:
+            self._applied = updates.cosine(torch.stack(sums).sum(0))
+
+    def _momenta(self, group: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Any], Tensor]]:
+        for p in group["params"]:
+            state = self.state.get(p)
+            # By key, not by length: other code may put keys of its own into the state.
+            if state is not None and self.moment in state:
+                yield p, state, real(state[self.moment])
+
+    def _steps_done(self) -> Tensor:
+        steps = [state["step"] for group in self.param_groups for _, state, _ in self._momenta(group)]
+        return torch.stack([step.to(steps[0].device, non_blocking=True) for step in steps]).max()
+
+    def _too_early(self) -> bool:
+        # With capturable the count stays on the device, and the scale is made 0 there instead.
+        group = self.param_groups[0]
+        start = group["rho_start"]
+        return start > 0 and not group["capturable"] and self._steps_done().item() < start
+
+    def _demand_moved(self) -> None:
+        for group in self.param_groups:
+            if group["rho"] == 0 or group["moved"] or next(self._momenta(group), None) is None:
+                continue
+            if not self._too_early():
+                raise RuntimeError(
+                    f"{type(self).__name__}.step(): rho={group['rho']}, but the gradient was not taken at the "
+                    "perturbed weights. Call optimizer.train() before the forward pass, or pass a closure: "
+                    "optimizer.step(closure)"
+                )
+
+    # ---- the step -----------------------------------------------------------------------------------------------
+
+    @_use_grad_for_differentiable
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update. With a closure: train(), closure (under grad), back, update; returns the closure's value.
+
+        Raises RuntimeError where rho > 0 and the gradient was not taken at the perturbed weights, and for sparse
+        gradients.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                self.train()
+                loss = closure()
+        self._demand_moved()
+        self._refuse_sparse()
+        scales = [group["scale"] if group["moved"] else None for group in self.param_groups]
+        self._go_back()
+
+        buckets = [
+            bucket
+            for group, scale in zip(self.param_groups, scales, strict=True)
+            for bucket in self._buckets(group, scale)
+        ]
+        shared = self._global_cosine(buckets)
+        for bucket in buckets:
+            bucket.update(shared)
+        return loss
+
+    def _refuse_sparse(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None and p.grad.layout != torch.strided:
+                    raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
+
+    def _buckets(self, group: dict[str, Any], scale: Tensor | None) -> Iterator[Bucket]:
+        params = [p for p in group["params"] if p.grad is not None]
+        for p in params:
+            init_state(self.state[p], p, group, self.moment)
+        ops: Ops = _FOREACH if self._foreach(group) else _LOOP
+        parts = [[p] for p in params]
+        if ops is _FOREACH:
+            keyed: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+            for p in params:
+                keyed.setdefault((p.device, p.dtype), []).append(p)
+            parts = list(keyed.values())
+        for part in parts:
+            states = [self.state[p] for p in part]
+            yield Bucket(group, ops, part, [p.grad for p in part], states, self.moment, self.decoupled, scale)
+
+    def _global_cosine(self, buckets: list[Bucket]) -> Tensor | None:
+        """One cosine for the whole model, 0-d, or None where each tensor has its own."""
+        group = self.param_groups[0]
+        if not buckets or group.get("alignment") != "global" or not any(b.group["torque"] for b in buckets):
+            return None
+        home = buckets[0].device
+        sums = [bucket.gram(bucket.gradient()).sum(1).to(home, non_blocking=True) for bucket in buckets]
+        return updates.cosine(torch.stack(sums).sum(0))
+
+    # ---- what was chosen, what is happening ---------------------------------------------------------------------
+
+    def _foreach(self, group: dict[str, Any]) -> bool:
+        if group["foreach"] is not None:
+            return bool(group["foreach"])
+        if isinstance(group["lr"], Tensor) and not group["capturable"]:
+            return False
+        return _default_to_fused_or_foreach(group["params"], group["differentiable"], use_fused=False)[1]
+
+    @property
+    def backend(self) -> str:
+        """The path that `step()` takes: "loop" or "foreach" (the first group's, where devices differ)."""
+        return "foreach" if self._foreach(self.param_groups[0]) else "loop"
+
+    def telemetry(self) -> dict[str, float]:
+        """Statistics of ŝ, d, |m| and ρ for a log: see `tamft.optim.telemetry.statistics`. Waits for the device.
+
+        With 16-bit weights and rho > 0 also `applied_cosine`: between the applied and the intended perturbation.
+        """
+        items = [item for group in self.param_groups for item in self._momenta(group)]
+        values = statistics(self.param_groups, [state for _, state, _ in items], [m for _, _, m in items])
+        return values if self._applied is None else values | {"applied_cosine": self._applied.item()}
+
+    # ---- exact resume -------------------------------------------------------------------------------------------
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Load a saved state, exactly: float32 state stays float32. Touches no weights and shares no memory.
+
+        Options come from the checkpoint, as in torch.optim; the backend flags stay this optimizer's own. Raises
+        ValueError, before anything is changed, for a state of another optimizer or of a newer format.
+        """
+
+        def remember(_: Optimizer, incoming: StateDict) -> None:
+            refuse_foreign(self, incoming, FORMAT)
+            self._incoming = incoming
+
+        handle = self.register_load_state_dict_pre_hook(remember)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+            self._incoming = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if self._incoming is not None:
+            state = exact_state(self, self._incoming, state)
+        super().__setstate__(state)

@@ -1,0 +1,155 @@
+"""Bucket: tensors that are updated together, and the formulas of `updates.py` applied to their state."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tamft.optim import updates
+from tamft.optim.ops import Ops, gram
+from tamft.optim.options import LOW_PRECISION
+
+
+@dataclass
+class Bucket:
+    """Parameters of one group, device and dtype that have a gradient (a single one on the loop path).
+
+    Attributes:
+        group: the parameter group: options and hyper-parameters.
+        ops: the dialect, `Loop` or `Foreach`.
+        params, grads, states: equally long; a state holds `step`, m (under the key `moment`), and where the options ask
+            for them `exp_avg_sq`, `alignment` (ŝ), `damping` (D).
+        moment: state key of m.
+        decoupled: True if weight decay shrinks the weights instead of joining the gradient.
+        scale: ρ/|m| of the perturbed point at which the gradients were taken (0-d), None for the real weights.
+    """
+
+    group: dict[str, Any]
+    ops: Ops
+    params: list[Tensor]
+    grads: list[Tensor]
+    states: list[dict[str, Any]]
+    moment: str
+    decoupled: bool
+    scale: Tensor | None
+
+    @property
+    def device(self) -> torch.device:
+        return self.params[0].device
+
+    def column(self, key: str) -> list[Tensor]:
+        """One state entry of every parameter; complex ones as real views."""
+        return [real(state[key]) for state in self.states]
+
+    def weights(self) -> list[Tensor]:
+        """θ as the update sees it: a view, or a float32 copy of 16-bit weights."""
+        return [_widened(real(p), m) for p, m in zip(self.params, self.column(self.moment), strict=True)]
+
+    def gradient(self) -> list[Tensor]:
+        """g_t in the state's precision; the weights are back at θ."""
+        m = self.column(self.moment)
+        return updates.gradient(
+            self.ops,
+            [_widened(real(g), x) for g, x in zip(self.grads, m, strict=True)],
+            self.weights(),
+            m,
+            maximize=self.group["maximize"],
+            weight_decay=0.0 if self.decoupled else self.group["weight_decay"],
+            scale=self.scale,
+        )
+
+    def gram(self, g: list[Tensor]) -> Tensor:
+        """<m,g>, <m,m>, <g,g> of each tensor: (3, n)."""
+        m = self.column(self.moment)
+        # Autograd will need the m that was multiplied here; the update overwrites it.
+        return gram([x.clone() for x in m] if self.group["differentiable"] else m, g)
+
+    def update(self, shared: Tensor | None) -> None:
+        """One step of every parameter. `shared`: the model's cosine, 0-d, None where each tensor has its own."""
+        group, ops, g = self.group, self.ops, self.gradient()
+        steps = self.column("step")
+        ops.count_(steps)
+        t: list[float] | list[Tensor] = steps if group["capturable"] else [step.item() for step in steps]
+        factor, d_hat = self._torque(g, shared, t) if group.get("torque") else (None, None)
+
+        m, params = self.column(self.moment), self.weights()
+        lr, keep = self._rate(), group["differentiable"]
+        if self.moment == "exp_avg":
+            updates.adam(
+                ops,
+                params,
+                g,
+                m,
+                self.column("exp_avg_sq"),
+                t,
+                lr=lr,
+                betas=group["betas"],
+                eps=group["eps"],
+                decay=group["weight_decay"] if self.decoupled else 0.0,
+                factor=factor,
+                d_hat=d_hat,
+                first_moment=group.get("first_moment", "ema"),
+                keep=keep,
+            )
+        else:
+            beta = group["momentum"]
+            updates.heavy_ball(ops, params, g, m, lr=lr, beta=beta, factor=factor, d_hat=d_hat, keep=keep)
+        if self.params[0].dtype in LOW_PRECISION:
+            ops.assign_(self.params, params)
+
+    def _torque(
+        self, g: list[Tensor], shared: Tensor | None, t: list[float] | list[Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """ε + d of each tensor and, with rescale, D̂, each (n,); ŝ and D in the state move on by one step."""
+        group, last = self.group, self.group["torque_steps"]
+        # As a rule all tensors have taken equally many steps: then no vector of counts has to reach the device.
+        equal = isinstance(t[0], float) and all(n == t[0] for n in t)
+        count: float | Tensor = t[0] if equal else torch.stack([torch.as_tensor(n) for n in t]).to(self.device)
+        live = None if last is None else count <= last
+
+        alignment = self.column("alignment")
+        s_hat, s = torch.stack(alignment), None
+        if live is not False:
+            s = updates.cosine(self.gram(g)) if shared is None else shared.to(self.device).expand_as(s_hat)
+        s_hat, d = updates.torque(s, s_hat, gamma=group["gamma"], live=live if isinstance(live, Tensor) else None)
+        self.ops.assign_(alignment, s_hat.unbind())
+        factor = group["torque_eps"] + d
+        if not group["rescale"]:
+            return factor, None
+        damping = self.column("damping")
+        beta = group["betas"][0] if "betas" in group else group["momentum"]
+        d_mean, d_hat = updates.rescaling(factor, torch.stack(damping), beta=beta, t=count)
+        self.ops.assign_(damping, d_mean.unbind())
+        return factor, d_hat
+
+    def _rate(self) -> float | Tensor:
+        lr: float | Tensor = self.group["lr"]
+        if isinstance(lr, Tensor):
+            stays = self.group["capturable"] or lr.requires_grad
+            return lr.to(self.device, non_blocking=True) if stays else lr.item()
+        return lr
+
+
+def init_state(state: dict[str, Any], p: Tensor, group: dict[str, Any], moment: str) -> None:
+    """Make what is missing of a state: m, v, ŝ, D in float32 (float64 for float64), `step` as torch has it."""
+    if moment not in state:
+        dtype = torch.float32 if p.dtype in LOW_PRECISION else p.dtype
+        count = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+        state["step"] = torch.zeros((), dtype=count, device=p.device if group["capturable"] else "cpu")
+        state[moment] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+        if moment == "exp_avg":
+            state["exp_avg_sq"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+    if group.get("torque"):
+        for key in ("alignment", "damping") if group["rescale"] else ("alignment",):
+            if key not in state:
+                state[key] = torch.zeros((), dtype=real(state[moment]).dtype, device=p.device)
+
+
+def real(x: Tensor) -> Tensor:
+    """A complex tensor as a real view with a last dimension of 2; any other as it is."""
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+def _widened(x: Tensor, like: Tensor) -> Tensor:
+    return x if x.dtype == like.dtype else x.to(like.dtype)
