@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tamft.optim import updates
-from tamft.optim.ops import Ops, gram
+from tamft.optim.ops import Ops, gram, wide
 from tamft.optim.options import LOW_PRECISION
 
 
@@ -70,11 +70,14 @@ class Bucket:
         group, ops, g = self.group, self.ops, self.gradient()
         steps = self.column("step")
         ops.count_(steps)
-        t: list[float] | list[Tensor] = steps if group["capturable"] else [step.item() for step in steps]
+        t = [n.to(wide(n)) for n in steps] if group["capturable"] else [n.item() for n in steps]
         factor, d_hat = self._torque(g, shared, t) if group.get("torque") else (None, None)
 
         m, params = self.column(self.moment), self.weights()
-        lr, keep = self._rate(), group["differentiable"]
+        lr, keep = group["lr"], group["differentiable"]
+        on_device = group["capturable"] or (isinstance(lr, Tensor) and lr.requires_grad)
+        if isinstance(lr, Tensor) and on_device:
+            lr = lr.to(self.device, non_blocking=True)
         if self.moment == "exp_avg":
             updates.adam(
                 ops,
@@ -90,10 +93,13 @@ class Bucket:
                 factor=factor,
                 d_hat=d_hat,
                 first_moment=group.get("first_moment", "ema"),
+                on_device=on_device,
                 keep=keep,
             )
         else:
             beta = group["momentum"]
+            if isinstance(lr, Tensor) and not on_device:
+                lr = lr.item()
             updates.heavy_ball(ops, params, g, m, lr=lr, beta=beta, factor=factor, d_hat=d_hat, keep=keep)
         if self.params[0].dtype in LOW_PRECISION:
             ops.assign_(self.params, params)
@@ -105,7 +111,10 @@ class Bucket:
         group, last = self.group, self.group["torque_steps"]
         # As a rule all tensors have taken equally many steps: then no vector of counts has to reach the device.
         equal = isinstance(t[0], float) and all(n == t[0] for n in t)
-        count: float | Tensor = t[0] if equal else torch.stack([torch.as_tensor(n) for n in t]).to(self.device)
+        dtype = wide(self.params[0])
+        count: float | Tensor = (
+            t[0] if equal else torch.stack([torch.as_tensor(n, dtype=dtype) for n in t]).to(self.device)
+        )
         live = None if last is None else count <= last
 
         alignment = self.column("alignment")
@@ -122,13 +131,6 @@ class Bucket:
         d_mean, d_hat = updates.rescaling(factor, torch.stack(damping), beta=beta, t=count)
         self.ops.assign_(damping, d_mean.unbind())
         return factor, d_hat
-
-    def _rate(self) -> float | Tensor:
-        lr: float | Tensor = self.group["lr"]
-        if isinstance(lr, Tensor):
-            stays = self.group["capturable"] or lr.requires_grad
-            return lr.to(self.device, non_blocking=True) if stays else lr.item()
-        return lr
 
 
 def init_state(state: dict[str, Any], p: Tensor, group: dict[str, Any], moment: str) -> None:

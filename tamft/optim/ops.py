@@ -74,7 +74,7 @@ class Loop:
 
     def root(self, vs: Tensors, divisors: Scalars | None, eps: float) -> list[Tensor]:
         if divisors is None:
-            return [v.sqrt().add_(eps) for v in vs]
+            return [v.sqrt() + eps for v in vs]
         return [(v.sqrt() / a).add_(eps) for v, a in zip(vs, divisors, strict=True)]
 
     def divide_(self, xs: Tensors, divisors: Scalars) -> None:

@@ -58,7 +58,7 @@ def torque(s: Tensor | None, s_hat: Tensor, *, gamma: float, live: Tensor | None
 def rescaling(factor: Tensor, d_mean: Tensor, *, beta: float, t: float | Tensor) -> tuple[Tensor, Tensor]:
     """Return D_t and D̂_t, each of shape (n,): the mean weight that the torque gave to the gradients inside m."""
     d_mean = beta * d_mean + (1 - beta) * factor  # D_t = β D_{t-1} + (1-β)(ε + d_t)
-    corrected: Tensor = d_mean / (1 - beta**t)  # D̂_t = D_t / (1 - β^t)
+    corrected = (d_mean / (1 - beta**t)).to(d_mean.dtype)  # D̂_t = D_t / (1 - β^t)
     # D̂ = 0 only if every factor so far was 0; then m = 0 too, and 0/0 is to be no update.
     return d_mean, corrected.clamp_min(torch.finfo(corrected.dtype).tiny)
 
@@ -102,6 +102,7 @@ def adam(
     factor: Tensor | None,
     d_hat: Tensor | None,
     first_moment: str,
+    on_device: bool,
     keep: bool,
 ) -> None:
     """AdaTAM(W): Adam whose first moment sees the damped gradient; v always sees the raw one.
@@ -111,7 +112,8 @@ def adam(
             v_t = β2 v_{t-1} + (1-β2) g_t²
             θ_t = (1 - η λ) θ_{t-1} - η m̂_t / (√v̂_t + eps)  (m̂_t / D̂_t with rescale)
 
-    `t` holds Python numbers, or tensors where the step count or the learning rate must stay on the device.
+    `t` holds Python numbers, or float64 tensors with `capturable`: 1 - β2^t loses four digits in float32. `on_device`:
+    nothing that depends on t or the learning rate may be read by the host.
     """
     beta1, beta2 = betas
     if decay != 0:
@@ -132,11 +134,11 @@ def adam(
     if d_hat is not None:
         ops.divide_(denominator, (1 / d_hat).unbind())
     direction = [x.clone() for x in m] if keep else m
-    if isinstance(rates[0], Tensor):
+    if on_device:
         ops.divide_(denominator, [-rate for rate in rates])
         ops.move_ratio_(params, direction, denominator, None)
     else:
-        ops.move_ratio_(params, direction, denominator, [-rate for rate in rates])  # type: ignore[misc]
+        ops.move_ratio_(params, direction, denominator, [-float(rate) for rate in rates])
 
 
 def reach(square: Tensor, rho: float) -> Tensor:
