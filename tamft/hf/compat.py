@@ -1,0 +1,50 @@
+"""What tamft expects of transformers and accelerate: versions, and the places where it hooks in."""
+
+import warnings
+from importlib.metadata import version
+
+from packaging.version import Version
+
+from tamft.errors import InputError
+
+# (oldest that is supported, newest that was tested)
+VERSIONS = {"transformers": ("5.0", "5.23"), "accelerate": ("1.10", "1.15")}
+
+
+def check_versions() -> None:
+    """InputError for a version that is too old; a warning, and no more, for one that nobody has tried yet."""
+    for package, (oldest, newest) in VERSIONS.items():
+        found = Version(version(package))
+        if found < Version(oldest):
+            raise InputError(f"{package} {found} is too old for tamft: pip install '{package}>={oldest}'")
+        if found.release[:2] > Version(newest).release[:2]:
+            warnings.warn(
+                f"tamft was tested with {package} up to {newest}; this is {found}. It will try; if something breaks: "
+                f"pip install '{package}=={newest}.*'",
+                stacklevel=2,
+            )
+
+
+def check_hooks() -> None:
+    """InputError that names what is missing if a later transformers moved something that tamft builds on."""
+    import transformers
+    from transformers import Trainer, TrainingArguments, trainer
+    from transformers.training_args import OptimizerNames
+
+    needed = {
+        "Trainer": (
+            Trainer,
+            ("get_optimizer_cls_and_kwargs", "train", "_inner_training_loop", "save_model", "_save_checkpoint"),
+        ),
+        "TrainingArguments": (TrainingArguments, ("__post_init__", "get_warmup_steps")),
+        "transformers.trainer": (trainer, ("DEFAULT_CALLBACKS",)),
+        "OptimizerNames": (OptimizerNames, ("_member_names_", "_member_map_", "_value2member_map_")),
+    }
+    missing = [
+        f"{where}.{name}" for where, (owner, names) in needed.items() for name in names if not hasattr(owner, name)
+    ]
+    if missing:
+        raise InputError(
+            f"transformers {transformers.__version__} has no {', '.join(missing)}, which tamft needs: "
+            f"pip install 'transformers=={VERSIONS['transformers'][1]}.*'"
+        )
