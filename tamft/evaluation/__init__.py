@@ -1,0 +1,1 @@
+"""Scoring models on MTEB tasks. It meets `tamft.train` only through files: model folders and run.json."""

@@ -1,0 +1,121 @@
+"""Figures of a report as SVG text that takes its colours from the page, so that light and dark both work."""
+
+import html
+import io
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from tamft.errors import InputError
+
+# Colours that matplotlib draws with and the page's CSS variables that replace them.
+INK = "#010203"
+SERIES = tuple(f"#0405{i:02x}" for i in range(8))
+VARIABLES = {INK: "var(--ink)", **{colour: f"var(--s{i})" for i, colour in enumerate(SERIES)}}
+# Shape and dash tell the lines apart where colour does not.
+DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D")
+
+
+def check_matplotlib() -> None:
+    """Raise InputError where matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        raise InputError('figures need matplotlib, which is not installed: pip install "tamft[demo]"')
+
+
+class Line(NamedTuple):
+    """A curve. `low` and `high` are the edges of its band (or empty); `number` picks colour and dash, 0 to 7."""
+
+    label: str
+    number: int
+    steps: Sequence[float]
+    values: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+
+
+def lines(name: str, curves: Sequence[Line], *, title: str, ylabel: str, level: float | None = None) -> str:
+    """Curves over training steps as an `<svg>` element.
+
+    Args:
+        name: unique on the page; becomes part of all ids.
+        curves: at least one.
+        title: what a screen reader says.
+        ylabel: of the vertical axis.
+        level: where a thin horizontal line marks a value that means something.
+    """
+    figure, axes = _axes()
+    if level is not None:
+        axes.axhline(level, color=INK, linewidth=0.8, alpha=0.5)
+    for line in curves:
+        colour, dash = SERIES[line.number % 8], DASHES[line.number % 4]
+        if line.low:
+            axes.fill_between(line.steps, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+        marker = MARKERS[line.number % 4] if len(line.steps) < 40 else ""
+        axes.plot(line.steps, line.values, dash, color=colour, marker=marker, markersize=3.5, label=line.label)
+    axes.set_xlabel("step")
+    axes.set_ylabel(ylabel)
+    axes.legend(loc="best", frameon=False, labelcolor=INK)
+    return _svg(figure, name, title)
+
+
+def bars(name: str, groups: Sequence[str], series: Sequence[Sequence[float | None]], *, title: str) -> str:
+    """Horizontal bars as an `<svg>` element: one group per task, one bar per model; None leaves a gap.
+
+    The first series (the base model) has the colour of the text, the others the colours of the curves, in order. The
+    page says which is which: a legend in the picture would be too wide for a phone.
+    """
+    figure, axes = _axes(height=0.9 + 0.22 * len(groups) * (len(series) + 1))
+    height = 1 / (len(series) + 1)
+    for i, values in enumerate(series):
+        places = [g + i * height for g in range(len(groups))]
+        shown = [value if value is not None else 0.0 for value in values]
+        colour = INK if i == 0 else SERIES[(i - 1) % 8]
+        drawn = axes.barh(places, shown, height * 0.9, color=colour, alpha=0.45 if i == 0 else 1)
+        texts = ["" if value is None else f"{value:.3f}" for value in values]
+        axes.bar_label(drawn, texts, padding=3, fontsize=8, color=INK)
+    axes.set_yticks([g + height * (len(series) - 1) / 2 for g in range(len(groups))], groups)
+    axes.invert_yaxis()
+    known = [value for values in series for value in values if value is not None]
+    axes.set_xlim(min([0.0, *known]), max([1.0, *known]) * 1.08)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    return _svg(figure, name, title)
+
+
+def _axes(height: float = 3.1) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
+
+    figure = Figure(figsize=(5.2, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    axes.grid(color=INK, alpha=0.12, linewidth=0.7)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+    axes.tick_params(colors=INK, labelsize=9)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_color(INK)
+        label.set_fontsize(9)
+    return figure, axes
+
+
+def _svg(figure: Any, name: str, title: str) -> str:
+    import matplotlib as mpl
+
+    stream = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "legend.fontsize": 9}):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Several figures share one page: their ids must differ.
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, variable)
+    # The size is the page's business; the view box keeps the shape.
+    head, end, body = text.partition(">")
+    head = re.sub(r' (width|height)="[^"]*"', "", head)
+    return f'{head} role="img" aria-label="{html.escape(title)}"{end}{body}'

@@ -1,0 +1,120 @@
+"""From an identity to an encoder that mteb can run, with the prompts that mteb itself would use."""
+
+from typing import TYPE_CHECKING, Any
+
+from tamft.evaluation.identity import Identity
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+# Ordinary sentences: an adapter that changes none of their embeddings changes nothing anybody would notice.
+PROBES = [
+    "How do I get a refund for a transfer that failed?",
+    "A man is playing a guitar on the street.",
+    "The committee will publish its findings next week.",
+    "protein folding",
+]
+NO_OP = (
+    "the adapter changes nothing: the embeddings equal its base model's. Was it trained, saved, and are its weights "
+    "the ones meant?"
+)
+
+
+def load(identity: Identity, device: str | None = None) -> tuple[Any, str | None]:
+    """Load a model for mteb.
+
+    Returns:
+        The encoder (an mteb wrapper whose `mteb_model_meta` carries the identity; `.model` is the SentenceTransformer),
+        and a warning, or None: that the adapter leaves its base model's embeddings as they are.
+
+    Raises:
+        ValueError: the adapter's weights do not fit its base model.
+        Exception: whatever sentence-transformers raises for a model it cannot load.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # one bar per loaded model hides the progress of the scoring
+    if identity.folder is None:
+        return _load_hub(identity, device), None
+    return _load_folder(identity, device)
+
+
+def _load_hub(identity: Identity, device: str | None) -> Any:
+    """As mteb.get_model does: its registry's prompts and options if it knows the model, the model's own if not."""
+    from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
+    from mteb.models.model_implementations import MODEL_REGISTRY
+
+    meta = MODEL_REGISTRY.get(identity.name)
+    if meta is None:
+        meta = ModelMeta.create_empty({"name": identity.name, "loader": SentenceTransformerEncoderWrapper})
+    options = {**meta.loader_kwargs, "trust_remote_code": False}
+    return meta.model_copy(update={"revision": identity.revision, "loader_kwargs": options}).load_model(device=device)
+
+
+def _load_folder(identity: Identity, device: str | None) -> tuple[Any, str | None]:
+    from mteb.models import SentenceTransformerEncoderWrapper
+    from sentence_transformers import SentenceTransformer
+
+    warning = None
+    options: dict[str, Any] = {"device": device, "trust_remote_code": False}
+    if identity.base is None:
+        model = SentenceTransformer(str(identity.folder), **options)
+        wrapper = SentenceTransformerEncoderWrapper(model)
+    else:
+        if (identity.folder / "modules.json").exists():  # saved by sentence-transformers: pooling and prompts are here
+            model = SentenceTransformer(str(identity.folder), **options)
+        else:  # saved by peft: pooling, normalisation, prompts and maximum length are the base model's
+            base = identity.base
+            revision = base.revision if base.folder is None else None
+            model = SentenceTransformer(str(base.folder or base.name), revision=revision, **options)
+            model.load_adapter(str(identity.folder))
+        _check_adapter_fits(model, identity)
+        warning = NO_OP if changes_nothing(model) else None
+        wrapper = SentenceTransformerEncoderWrapper(model, model_prompts=_base_prompts(model, identity.base))
+    wrapper.mteb_model_meta = wrapper.mteb_model_meta.model_copy(
+        update={"name": identity.name, "revision": identity.revision}
+    )
+    return wrapper, warning
+
+
+def _base_prompts(model: "SentenceTransformer", base: Identity) -> dict[str, str] | None:
+    """mteb's prompts for the base model, where the adapter's model has none: base and adapter are read the same way."""
+    from mteb.models.model_implementations import MODEL_REGISTRY
+
+    if any(model.prompts.values()) or base.name not in MODEL_REGISTRY:
+        return None
+    prompts: dict[str, str] | None = MODEL_REGISTRY[base.name].loader_kwargs.get("model_prompts")
+    return prompts
+
+
+def _check_adapter_fits(model: "SentenceTransformer", identity: Identity) -> None:
+    """peft only warns when saved weights have no place, and goes on with freshly made ones."""
+    from safetensors import safe_open
+
+    file = identity.folder / "adapter_model.safetensors"
+    if not file.exists():
+        return
+
+    def plain(name: str) -> str:  # peft's names differ between file and model by these parts
+        return ".".join(part for part in name.split(".") if part not in ("default", "modules_to_save"))
+
+    places = [plain(name) for name, _ in model.transformers_model.named_parameters()]
+    with safe_open(file, framework="pt") as weights:
+        saved = [plain(key.removeprefix("base_model.model.")) for key in weights.keys()]  # noqa: SIM118 - not a dict
+    lost = [key for key in saved if not any(place.endswith(key) for place in places)]
+    if lost:
+        raise ValueError(
+            f"the adapter does not fit its base model {identity.base.typed if identity.base else ''!r}: "
+            f"{len(lost)} of its {len(saved)} weights have no place there, for example {lost[0]!r}"
+        )
+
+
+def changes_nothing(model: "SentenceTransformer") -> bool:
+    """Whether the loaded adapter leaves the base model's embeddings as they are (to 1e-6 of their size)."""
+    import torch
+
+    with_adapter = model.encode(PROBES, convert_to_tensor=True, show_progress_bar=False)
+    model.disable_adapters()
+    without = model.encode(PROBES, convert_to_tensor=True, show_progress_bar=False)
+    model.enable_adapters()
+    return bool(torch.allclose(with_adapter, without, rtol=0.0, atol=1e-6 * float(without.abs().max())))
