@@ -1,0 +1,1 @@
+"""The optimizers' laws, over all classes, options and paths."""

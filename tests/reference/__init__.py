@@ -1,0 +1,1 @@
+"""Slow float64 references: numpy only, no code shared with tamft."""
