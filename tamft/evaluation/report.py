@@ -15,6 +15,9 @@ from tamft.evaluation.table import mean_scores, task_score
 Run = dict[str, Any]  # the content of a run.json
 Record = dict[str, Any]  # a score, see tamft.evaluation.score.evaluate
 SYNTHETIC = "Embedded"
+PERTURBED = (
+    "With ρ > 0 the training loss is that of the moved weights: it does not compare with the loss of other runs."
+)
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--dim:#59636e;--page:#fff;--card:#f6f8fa;--line:#d1d9e0;--warn:#fff4d6;
@@ -35,7 +38,7 @@ tr.mean td{font-weight:600}.key{display:inline-block;width:.7em;height:.7em;bord
 margin-top:1rem}
 figure{margin:0;background:var(--card);border-radius:8px;padding:.7rem}svg{display:block;width:100%;height:auto}
 svg text{font-family:inherit!important}
-dl{display:grid;grid-template-columns:minmax(8rem,auto) 1fr;gap:.3rem 1rem;font-size:.9rem;margin:.5rem 0}
+dl{display:grid;grid-template-columns:minmax(8rem,16rem) 1fr;gap:.3rem 1rem;font-size:.9rem;margin:.5rem 0}
 dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere}code{font-size:.9em;overflow-wrap:anywhere}
 @media (max-width:40rem){th,td{padding:.35rem .4rem;font-size:.85rem}dl{grid-template-columns:1fr}dt{margin-top:.5rem}}
 """
@@ -84,6 +87,11 @@ def final_loss(run: Run) -> float | None:
     entries = [(step, value) for step, value in run["loss"] if value is not None]
     last = [value for step, value in entries if step > 0.8 * entries[-1][0]]
     return sum(last) / len(last) if last else None
+
+
+def perturbed(run: Run) -> bool:
+    """True if the run's gradients and losses were taken at weights moved by ρ."""
+    return bool((run["optimizer"].get("args") or {}).get("rho"))
 
 
 def _labels(folders: Sequence[Path], runs: Sequence[Run]) -> list[str]:
@@ -148,7 +156,10 @@ def _run_table(runs: Sequence[Run], labels: Sequence[str]) -> str:
             ]
         )
     head = ["optimizer", "status", "learning rate", "options", "seed", "steps", "final loss", "seconds", "state, MiB"]
-    return _table(head, rows) + '<p class="dim">Final loss: mean over the last fifth of the steps.</p>'
+    note = "Final loss: mean over the last fifth of the steps."
+    if any(perturbed(run) for run in runs) and not all(perturbed(run) for run in runs):
+        note += f" {PERTURBED}"
+    return _table(head, rows) + f'<p class="dim">{note}</p>'
 
 
 def _scores(by_label: dict[str, list[Record]], labels: Sequence[str]) -> str:

@@ -261,6 +261,15 @@ def test_a_score_that_is_not_there_is_said(runs, scores, tmp_path, status):
     assert not [row for row in page.rows if row and row[0].startswith("mean")]  # one task alone has no mean
 
 
+@pytest.mark.parametrize(("rhos", "said"), [((0.0, 0.0), False), ((0.0, 0.3), True), ((0.3, 0.3), False)])
+def test_losses_at_moved_weights_are_not_compared_with_others(tmp_path, rhos, said):
+    runs = [
+        a_run(tmp_path / str(i), f"name{i}", optimizer={"name": f"name{i}", "args": {"rho": rho}, "backend": "loop"})
+        for i, rho in enumerate(rhos)
+    ]
+    assert any("does not compare" in text for text in page_of(runs, [], tmp_path).text) is said
+
+
 def test_runs_without_scores_and_a_diverged_run(runs, tmp_path):
     content = read_run(runs[1]) | {"status": "diverged", "model_dir": None, "loss": [[2, 2.5], [4, None]]}
     (runs[1] / "run.json").write_text(json.dumps(content), encoding="utf-8")
