@@ -1,0 +1,1 @@
+"""What the recipes share: options, models, data, losses, the run and its record."""

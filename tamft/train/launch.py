@@ -1,0 +1,162 @@
+"""`tamft train RECIPE …`: a recipe through accelerate, with the machine's cores and the recipe's own exit code."""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tamft.errors import InputError
+from tamft.train.shipped import configs, find_recipe, recipes
+
+# Environment variable with the file for the recipe's exit code: accelerate turns every failure into a 1.
+EXIT_FILE = "TAMFT_EXIT_FILE"
+USAGE = """\
+usage: tamft train RECIPE [--num_processes N] [--num_cpu_threads_per_process N] [--accelerate_config FILE]
+                          [the recipe's own options]
+
+Runs a recipe through accelerate. A recipe is a name or the path of a .py file; --config takes a name or a path.
+  recipes: {recipes}
+  configs: {configs}
+
+  --num_processes N                 processes, one GPU each (default: all GPUs; 1 without any)
+  --num_cpu_threads_per_process N   CPU threads of each (default: OMP_NUM_THREADS, else the cores shared out)
+  --accelerate_config FILE          a file made by `accelerate config`: FSDP, DeepSpeed, several machines
+
+  tamft train encoder_pairs --config minilm_banking77 --train_file pairs.jsonl --output_dir runs/a --optim adatamw
+  tamft train encoder_pairs --help  (all options of the recipe)
+exit codes: 0 complete · 1 failed or diverged · 2 bad input, nothing written · 130 interrupted
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `tamft train`; returns the recipe's exit code. Raises InputError for an unknown recipe or a bad option."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        text = USAGE.format(recipes=", ".join(recipes()), configs=", ".join(configs()))
+        print(text, end="", file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    script = find_recipe(argv[0])
+    options, rest = _own_options(argv[1:])
+    with tempfile.TemporaryDirectory(prefix="tamft-") as folder:
+        exit_file = Path(folder) / "code"
+        code = _run([*accelerate_command(options), str(script), *rest], {**os.environ, EXIT_FILE: str(exit_file)})
+        # accelerate says 1 for every failure: the recipe's own code is in the file.
+        told = exit_file.read_text(encoding="utf-8") if exit_file.is_file() else ""
+    if told.isdigit() and (code != 0 or told != "0"):
+        return int(told) or code
+    return 130 if code == -signal.SIGINT else abs(code)
+
+
+def accelerate_command(options: argparse.Namespace) -> list[str]:
+    """`accelerate launch` with everything said that it would otherwise warn about having guessed."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
+    config = _accelerate_config(options.accelerate_config)
+    if config is None:
+        gpus = _gpus()
+        processes = options.num_processes or max(1, gpus)
+        if processes > max(1, gpus):
+            raise InputError(
+                f"--num_processes {processes}: one GPU is needed for each and there are {gpus}; "
+                "several processes on CPUs need torchrun"
+            )
+        command += ["--num_processes", str(processes), "--num_machines", "1"]
+        command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+        command += ["--multi_gpu"] if processes > 1 else []
+    else:
+        path, content = config
+        processes = options.num_processes or int(content.get("num_processes") or 1)
+        machines = int(content.get("num_machines") or 1)
+        command += ["--config_file", str(path)]
+        command += ["--num_processes", str(options.num_processes)] if options.num_processes else []
+        processes = max(1, processes // machines)
+    threads = options.num_cpu_threads_per_process or threads_per_process(processes)
+    return [*command, "--num_cpu_threads_per_process", str(threads)]
+
+
+def threads_per_process(processes: int) -> int:
+    """CPU threads for each of `processes` here: OMP_NUM_THREADS if set, else the usable physical cores shared out.
+
+    accelerate would take 1 and leave the other cores idle.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    if said.isdigit() and int(said) > 0:
+        return int(said)
+    import psutil
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    physical = psutil.cpu_count(logical=False) or usable
+    return max(1, min(usable, physical) // processes)
+
+
+def _own_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("num_processes", "num_cpu_threads_per_process"):
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=_positive)
+    parser.add_argument("--accelerate_config", "--accelerate-config")
+    try:
+        return parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error).removeprefix("argument ")) from error
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _accelerate_config(name: str | None) -> tuple[Path, dict[str, Any]] | None:
+    """The accelerate config to use and its content: the named one, else the user's default one if there is any."""
+    if name is None:
+        from accelerate.commands.config.config_args import default_config_file
+
+        if not Path(default_config_file).is_file():
+            return None
+    path = Path(name or default_config_file)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"--accelerate_config {path}: cannot be read ({reason}); make one: accelerate config"
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"--accelerate_config {path}: is not a config of accelerate; make one: accelerate config")
+    return path, content
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """Run to the end; Ctrl-C, SIGTERM and SIGHUP become one SIGINT to the training, which then ends in good order.
+
+    accelerate ignores SIGINT (it would die with a traceback before the training has written its run.json); the recipe
+    listens to it again. Their own process group keeps a terminal's Ctrl-C from arriving twice.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(command, env=environment, process_group=0)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    def stop(number: int, frame: Any) -> None:
+        os.killpg(process.pid, signal.SIGINT)
+
+    names = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    old = {name: signal.signal(name, stop) for name in names}
+    try:
+        return process.wait()
+    finally:
+        for name, handler in old.items():
+            signal.signal(name, handler)

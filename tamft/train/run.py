@@ -1,0 +1,267 @@
+"""A training run in a folder: refused early, recorded in run.json, stopped at a NaN, saved whole or not at all."""
+
+import contextlib
+import hashlib
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformerTrainer
+from transformers import ProgressCallback, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging as transformers_logging
+
+from tamft.errors import InputError
+from tamft.train import record
+from tamft.train.launch import EXIT_FILE
+
+FIRST_BATCHES = 4
+MODEL_DIR = "model"
+_RANK = int(os.environ.get("RANK", "0"))
+
+
+class RunError(RuntimeError):
+    """The run started and failed; the message says all that the user needs."""
+
+
+class Diverged(RunError):
+    """The loss, or a weight about to be saved, is NaN or infinite."""
+
+
+class PairsTrainer(SentenceTransformerTrainer):
+    """SentenceTransformerTrainer that hashes its first batches and stops at the first loss that is not finite."""
+
+    batches_hash: Any = None
+    batches_seen = 0
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Takes SentenceTransformerTrainer's arguments; InputError for what it or the optimizer refuses."""
+        folder = Path(kwargs["args"].output_dir).absolute()
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            super().__init__(**kwargs)
+            self.check_optimizer()
+        except (ValueError, TypeError, RuntimeError, ImportError) as error:
+            for path in new:  # Trainer has made the folder already; a refused run leaves nothing behind
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+            if isinstance(error, InputError | torch.OutOfMemoryError):
+                raise
+            raise InputError(" ".join(str(error).split())) from error
+
+    def check_optimizer(self) -> None:
+        """Build the optimizer over one number, so that options out of range are found before anything is written."""
+        with warnings.catch_warnings(action="ignore"):  # training asks once more, and warns then
+            cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer):
+            kwargs = {key: value for key, value in kwargs.items() if key not in ("params", "model", "optimizer_dict")}
+            cls([torch.nn.Parameter(torch.zeros(1, device=self.args.device))], **kwargs)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        if self.batches_seen < FIRST_BATCHES:
+            self.batches_hash = self.batches_hash or hashlib.sha256()
+            for name in sorted(key for key in inputs if key.endswith("input_ids")):
+                ids = inputs[name].detach().cpu().long().contiguous()
+                self.batches_hash.update(f"{name}{tuple(ids.shape)}".encode() + ids.numpy().tobytes())
+            self.batches_seen += 1
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        # One synchronisation per step: as much as Trainer's own NaN filter costs, which the recipes switch off.
+        if not math.isfinite(value := loss.item()):
+            raise Diverged(
+                f"the loss is {value} in step {self.state.global_step + 1}: training stopped; "
+                "try a lower --learning_rate, a longer --warmup_steps, or float32 weights"
+            )
+        return loss
+
+
+class RunCallback(TrainerCallback):
+    """Keeps run.json up to date, and weights that are not finite out of the checkpoints."""
+
+    def __init__(self, trainer: PairsTrainer, path: Path, content: dict[str, Any]) -> None:
+        self.trainer, self.path, self.content = trainer, path, content
+        self.started = time.perf_counter()
+
+    def write(self, **changes: Any) -> None:
+        """Bring run.json up to date: measured values of now, and `changes`."""
+        trainer = self.trainer
+        history = trainer.state.log_history
+        if trainer.optimizer is not None:
+            self.content["optimizer"] |= record.optimizer_facts(trainer.optimizer)
+        if trainer.batches_hash and not self.content["first_batches_sha256"]:
+            self.content["first_batches_sha256"] = trainer.batches_hash.hexdigest()
+        self.content |= {
+            "steps": trainer.state.global_step,
+            "seconds": round(time.perf_counter() - self.started, 3),
+            "peak_memory_bytes": record.peak_memory_bytes(),
+            "loss": [[entry["step"], entry["loss"]] for entry in history if "loss" in entry],
+            "telemetry": record.telemetry(history),
+        } | changes
+        if trainer.is_world_process_zero():
+            record.write_json(self.path, self.content)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # A finite loss can still leave infinite gradients behind: such weights must not replace a good checkpoint.
+        if control.should_save:
+            check_finite(self.trainer.model, state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.write()
+
+
+class Bar(ProgressCallback):
+    """Progress bar with the latest loss beside it, instead of a line of numbers for every log entry."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4f}")
+
+
+def check_finite(model: torch.nn.Module, step: int) -> None:
+    """Raise Diverged if a weight is NaN or infinite."""
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise Diverged(f"weight {name} is not finite after step {step}: nothing was saved from it")
+
+
+def prepare_output(training_args: Any, overwrite: bool) -> str | None:
+    """Check the output folder, writing nothing, and return the checkpoint to resume from (None: start anew).
+
+    Raises InputError for no folder or one that cannot be written, for a complete run or the checkpoints of an
+    unfinished one where neither `overwrite` nor --resume_from_checkpoint is given, and for nothing to resume from.
+    """
+    if not training_args.output_dir:
+        raise InputError("--output_dir is missing: name the folder for run.json, the checkpoints and the model")
+    folder = Path(training_args.output_dir)
+    record.check_writable(folder)
+    wish = training_args.resume_from_checkpoint
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if wish and str(wish).lower() not in ("false", "no", "0"):
+        checkpoint = last if str(wish).lower() in ("true", "yes", "1") else str(wish)
+        if checkpoint is None:
+            raise InputError(f"--resume_from_checkpoint {wish}: {folder} holds no checkpoint; leave the option away")
+        if not (Path(checkpoint) / "trainer_state.json").is_file():
+            raise InputError(f"--resume_from_checkpoint: {checkpoint} is not a complete checkpoint; name another one")
+        return checkpoint
+    status = (record.read_json(folder / "run.json") or {}).get("status")
+    if not overwrite and (status == "complete" or last):
+        state = "a complete run" if status == "complete" else "checkpoints of an unfinished run"
+        raise InputError(
+            f"--output_dir {folder} holds {state}; take another folder, start anew with --overwrite_output_dir, "
+            "or go on with --resume_from_checkpoint true"
+        )
+    return None
+
+
+def fit(trainer: PairsTrainer, facts: dict[str, Any], checkpoint: str | None = None) -> Path:
+    """Train, save the model, keep run.json; returns the model's folder, `<output_dir>/model`.
+
+    Args:
+        trainer: ready to train; its args name the output folder.
+        facts: what only the recipe knows: config, data, base_model.
+        checkpoint: to resume from, as `prepare_output` returned it.
+
+    Raises InputError before anything is written, Diverged and RunError after run.json says so; KeyboardInterrupt goes
+    through after run.json says "interrupted".
+    """
+    folder = Path(trainer.args.output_dir)
+    path = folder / "run.json"
+    before = record.read_json(path) if checkpoint else None
+    if trainer.is_world_process_zero():
+        folder.mkdir(parents=True, exist_ok=True)
+        if checkpoint is None:
+            for stale in folder.glob("checkpoint-[0-9]*"):  # a later resume would take the highest number, an old run's
+                shutil.rmtree(stale)
+    trainer.accelerator.wait_for_everyone()
+    content = record.start(trainer.args, facts)
+    content["first_batches_sha256"] = (before or {}).get("first_batches_sha256")
+    keeper = RunCallback(trainer, path, content)
+    trainer.add_callback(keeper)
+    if trainer.pop_callback(ProgressCallback):
+        trainer.add_callback(Bar())
+    try:
+        keeper.write(status="running")
+        trainer.train(resume_from_checkpoint=checkpoint)
+        check_finite(trainer.model, trainer.state.global_step)
+        model = save_model(trainer)
+        keeper.write(status="complete", model_dir=MODEL_DIR)
+    except BaseException as error:
+        _remove_half_checkpoint(trainer)
+        status = {KeyboardInterrupt: "interrupted", Diverged: "diverged"}.get(type(error), "failed")
+        with contextlib.suppress(OSError):  # a full disk: the error on its way out says so
+            keeper.write(status=status, error=" ".join(f"{type(error).__name__}: {error}".split()))
+        if cause := record.disk_error(error):
+            raise RunError(f"{folder}: cannot write: {cause}; earlier checkpoints are kept") from error
+        if isinstance(error, torch.OutOfMemoryError):
+            raise RunError(f"out of memory: lower --per_device_train_batch_size ({error})") from error
+        raise
+    return model
+
+
+def save_model(trainer: PairsTrainer) -> Path:
+    """Save the final model into `<output_dir>/model`: written beside it first, so that it is never half there."""
+    folder = Path(trainer.args.output_dir)
+    target, fresh, old = folder / MODEL_DIR, folder / f".{MODEL_DIR}.new", folder / f".{MODEL_DIR}.old"
+    main = trainer.is_world_process_zero()
+    try:
+        if main:
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+        trainer.accelerator.wait_for_everyone()
+        trainer.save_model(str(fresh), _internal_call=True)
+        trainer.accelerator.wait_for_everyone()
+        if main:
+            if target.exists():
+                target.rename(old)
+            fresh.rename(target)
+    finally:
+        if main:
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def command(main: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
+    """Run a recipe's `main`; one line instead of a traceback for what users can mend. Returns the exit code.
+
+    0 complete · 1 failed or diverged · 2 bad input, nothing written · 130 interrupted.
+    """
+    exit_file = os.environ.get(EXIT_FILE)
+    if exit_file:  # the launcher starts accelerate deaf to Ctrl-C, so that only the training itself answers it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    transformers_logging.disable_progress_bar()  # of reading and writing files; training keeps its bar
+    code, message = 0, ""
+    try:
+        code = main(sys.argv[1:] if argv is None else argv)
+    except InputError as error:
+        code, message = 2, f"error: {error}"
+    except RunError as error:
+        code, message = 1, f"error: {error}"
+    except KeyboardInterrupt:
+        code, message = 130, "interrupted"
+    if message:
+        say(message, file=sys.stderr)
+    if exit_file and _RANK == 0:
+        Path(exit_file).write_text(str(code), encoding="utf-8")
+    return code
+
+
+def say(text: str, file: Any = None) -> None:
+    """Print once, however many processes train."""
+    if _RANK == 0:
+        print(text, file=file, flush=True)
+
+
+def _remove_half_checkpoint(trainer: PairsTrainer) -> None:
+    """A checkpoint that was being written when the run ended is worth nothing, and resume would choose it."""
+    half = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
+    # Trainer writes this file last.
+    if trainer.is_world_process_zero() and half.is_dir() and record.read_json(half / "trainer_state.json") is None:
+        shutil.rmtree(half, ignore_errors=True)
