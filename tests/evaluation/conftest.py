@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.evaluation.tiny_tasks import TASKS
 from tests.tiny import save_tiny_bert
 
 
@@ -24,3 +25,37 @@ def model(tiny_model, tmp_path) -> Path:
 def other_tiny_model(tmp_path_factory) -> Path:
     """The same architecture with other weights, in a folder of the same name."""
     return save_tiny_bert(tmp_path_factory.mktemp("other") / "bert", seed=1)
+
+
+@pytest.fixture
+def tiny_tasks(monkeypatch):
+    """The tiny tasks can be named like any other."""
+    from tamft.evaluation import embedded
+
+    for name, task in TASKS.items():
+        monkeypatch.setitem(embedded.TASKS, name, task)
+
+
+@pytest.fixture
+def score(tmp_path):
+    """evaluate() on the CPU, with results in this test's folder."""
+
+    from tamft.evaluation.score import evaluate
+
+    def run(*models, tasks=("TinySTS",), **options):
+        folder = {"results": tmp_path / "results"}
+        return evaluate([str(m) for m in models], tasks=tasks, device="cpu", **(folder | options))
+
+    return run
+
+
+@pytest.fixture
+def forbid_loading(monkeypatch):
+    """After a call, loading a model is an error: everything must come from stored results."""
+
+    from tamft.evaluation import scorer
+
+    def load(*args):
+        raise AssertionError("a model was loaded")
+
+    return lambda: monkeypatch.setattr(scorer, "load", load)
