@@ -6,6 +6,7 @@ a task that fails or whose data is not here is a record with a reason, never a z
 
 import argparse
 import difflib
+import logging
 import os
 import shlex
 import shutil
@@ -181,6 +182,20 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(message + (f"; did you mean {close[0]}?" if close else "; see `tamft eval --help`"))
 
 
+class _Once(logging.Filter):
+    """Lets a message through the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in self.seen
+        self.seen.add(message)
+        return new
+
+
 def main(argv: Sequence[str]) -> int:
     """`tamft eval …`. Prints the table; returns 0, or 1 if a task failed or is missing. Raises InputError."""
     from tamft.evaluation.table import print_table
@@ -214,7 +229,8 @@ def main(argv: Sequence[str]) -> int:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*is ill-defined", module="sklearn")  # other metrics than the main score
-    warnings.filterwarnings("ignore", message="The task .* is superseded")  # mteb logs the same
+    warnings.filterwarnings("ignore", message="The task .* is superseded")  # mteb logs the same, for every model
+    logging.getLogger("mteb.abstasks.abstask").addFilter(_Once())
     command = shlex.join(["tamft", "eval", *argv])
     if args.json is not None:
         _check_json(args.json)

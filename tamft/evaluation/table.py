@@ -60,23 +60,33 @@ def _row(name: str, scores: list[float | str]) -> list[Text]:
     return cells
 
 
-def make_table(records: Sequence[Record]) -> Table:
-    """The table: best of a row in bold, differences from the first model, a mean over the tasks all models have."""
+def make_table(records: Sequence[Record], *, transposed: bool = False) -> Table:
+    """The table: best score of a task in bold, differences from the first model, a mean over the tasks all models have.
+
+    Tasks in rows and models side by side; `transposed`: models in rows, for many models and few tasks.
+    """
     models = list(dict.fromkeys(r["model"] for r in records))
     tasks = list(dict.fromkeys(r["task"] for r in records))
-    table = Table(title="main scores" + (" (difference from the first model)" if len(models) > 1 else ""))
-    table.add_column("task", overflow="fold")
     revisions = {r["model"]: r["revision"] for r in records}
     short = labels(models)
-    for model in models:
-        table.add_column(Text(f"{short[model]}\n@{revisions[model][:16]}"), justify="right", overflow="fold")
-    for task in tasks:
-        table.add_row(*_row(task, [task_score(records, model, task) for model in models]))
+    separator = " @" if transposed else "\n@"
+    head = [Text("model" if transposed else "task")]
+    head += [Text(f"{short[model]}{separator}{revisions[model][:16]}") for model in models]
+    grid = [head, *(_row(task, [task_score(records, model, task) for model in models]) for task in tasks)]
     means, shared = mean_scores(records)
     if len(shared) > 1:
         over = f"{len(shared)}" if len(shared) == len(tasks) else f"the {len(shared)} of {len(tasks)} all have"
-        table.add_section()
-        table.add_row(*_row(f"mean over {over} tasks", [means[model] for model in models]))
+        grid.append(_row(f"mean over {over} tasks", [means[model] for model in models]))
+
+    table = Table(title="main scores" + (" (difference from the first model)" if len(models) > 1 else ""))
+    if transposed:
+        grid = [list(column) for column in zip(*grid, strict=True)]
+    for i, title in enumerate(grid[0]):
+        table.add_column(title, justify="right" if i else "left", overflow="fold")
+    for i, row in enumerate(grid[1:]):
+        if i == len(tasks) and not transposed:
+            table.add_section()
+        table.add_row(*row)
     return table
 
 
@@ -99,7 +109,11 @@ def notes(records: Sequence[Record]) -> list[str]:
 def print_table(records: Sequence[Record], console: Console | None = None) -> None:
     """Print the table and, below it, the notes."""
     console = console or Console()
-    console.print(make_table(records))
+    # Two models fit side by side into 80 columns; nine would be a column of single letters each.
+    tables = [make_table(records), make_table(records, transposed=True)]
+    boundless = console.options.update(max_width=10_000)
+    widths = [console.measure(table, options=boundless).maximum for table in tables]
+    console.print(tables[widths[0] > console.width and widths[1] < widths[0]])
     for line in notes(records):
         style = "bold red" if line.startswith("WARNING") else "red" if line.startswith("failed") else "yellow"
         console.print(Text(line, style=style), soft_wrap=True)

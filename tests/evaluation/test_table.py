@@ -82,6 +82,19 @@ def test_equal_scores_have_no_winner():
     assert [str(cell.style) for column in list(table.columns)[1:] for cell in column.cells] == ["", ""]
 
 
+def test_models_move_into_rows_where_they_do_not_fit_side_by_side():
+    records = [record(f"runs/optimizer_{i}/model", "Banking77Classification", 0.8 + i / 100) for i in range(9)]
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    print_table(records, console)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum("optimizer_8/model @0123456789abcdef" in line and "0.8800 (+0.0800)" in line for line in lines) == 1
+    (names, scores) = cells(make_table(records, transposed=True))
+    assert (len(names), scores[0], scores[8]) == (9, "0.8000", "0.8800 (+0.0800)")
+    print_table(records[:2], console)
+    assert "optimizer_1/model" in next(line for line in console.export_text().splitlines() if "optimizer_0/" in line)
+
+
 def test_notes_say_what_went_wrong_once():
     records = [
         *RECORDS,
