@@ -114,8 +114,7 @@ class Foreach:
         torch._foreach_mul_(list(xs), a)
 
     def count_(self, steps: Tensors) -> None:
-        # A CPU list takes the slow path, which would wrap the 1 anew for every tensor.
-        torch._foreach_add_(list(steps), torch.tensor(1.0) if steps[0].is_cpu else 1)
+        torch._foreach_add_(list(steps), 1)
 
     def assign_(self, xs: Tensors, ys: Tensors) -> None:
         torch._foreach_copy_(list(xs), list(ys))
