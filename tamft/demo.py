@@ -8,13 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
 from tamft import registry, support_desk
 from tamft.errors import InputError
 from tamft.optim import MSAM, TAM, transfer_lr
+from tamft.parser import Parser
 
 OPTIMIZERS = ("adamw_torch", "adatamw", "adamw_msam")
 RECIPE, CONFIG, SUITE = "encoder_pairs", "demo", "embedded"
@@ -27,7 +28,7 @@ WRITTEN = ("runs", "results", "pairs.jsonl", "scores.json", "report.html")
 
 def main(argv: Sequence[str]) -> int:
     """Run `tamft demo`. Returns 0, 1 if a run or a score failed, 130 if interrupted; raises InputError."""
-    args = _parser().parse_args([_underscores(word) for word in argv])
+    args = _parser().parse_words(argv)
     started = time.perf_counter()
     folder = Path(args.output_dir)
 
@@ -88,15 +89,10 @@ def main(argv: Sequence[str]) -> int:
     return 0 if all(score["status"] == "ok" for score in scores) else 1
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see `tamft demo --help`")
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     # Heavy-ball optimizers would need a rate of their own: there is none that an AdamW rate could be carried over to.
     adam_like = [name for name in registry.names() if not issubclass(registry.get(name).cls, TAM | MSAM)]
-    parser = _Parser(
+    parser = Parser(
         prog="tamft demo",
         description="Fine-tunes all-MiniLM-L6-v2 with three optimizers on support-desk questions that are made here, "
         "scores all models on four MTEB tasks and writes a report: a few minutes on two cores. A smoke test: the "
@@ -126,12 +122,6 @@ def _number(least: int) -> Callable[[str], int]:
         return int(text)
 
     return convert
-
-
-def _underscores(word: str) -> str:
-    """--output-dir=a-b -> --output_dir=a-b."""
-    flag, equals, value = word.partition("=")
-    return "--" + flag[2:].replace("-", "_") + equals + value if flag.startswith("--") else word
 
 
 def learning_rates(optimizers: Sequence[str], adamw: float) -> dict[str, float]:

@@ -30,11 +30,6 @@ def test_bad_options_are_one_clear_error_before_anything_is_written(tmp_path, ar
     assert not list(tmp_path.iterdir())
 
 
-def test_hyphens_in_flags_become_underscores_and_values_stay():
-    words = ["--output-dir=a-b", "--output-dir", "a-b"]
-    assert [demo._underscores(word) for word in words] == ["--output_dir=a-b", "--output_dir", "a-b"]
-
-
 def test_without_matplotlib_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("tamft.evaluation.figures.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'pip install "tamft\[demo\]"'):

@@ -9,11 +9,11 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tamft.atomic import write_atomically
 from tamft.errors import InputError
 from tamft.evaluation.folder import check_folder
 
@@ -161,9 +161,7 @@ def _remember_hashes(new: dict[str, str]) -> None:
         path = _hash_file()
         path.parent.mkdir(parents=True, exist_ok=True)
         known = {key: value for key, value in _read_hashes().items() if Path(key.split("|")[0]).exists()}
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as out:
-            json.dump(known | new, out)
-        Path(out.name).replace(path)
+        write_atomically(path, json.dumps(known | new))
     except (OSError, RuntimeError):  # a read-only home costs time, nothing else
         return
 

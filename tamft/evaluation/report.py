@@ -2,12 +2,12 @@
 
 import html
 import json
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tamft.atomic import write_atomically
 from tamft.errors import InputError
 from tamft.evaluation import figures
 from tamft.evaluation.table import mean_scores, task_score
@@ -62,12 +62,7 @@ def write_report(runs: Sequence[Path], scores: Sequence[Record], out: Path) -> N
     content = [read_run(folder) for folder in runs]
     page = _page(content, _labels(runs, content), _by_label(runs, content, scores), list(scores))
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(out, page)
 
 
 def read_run(folder: Path) -> Run:

@@ -1,8 +1,6 @@
 """mteb's result files, and beside them what mteb does not write: device, dtype, batch, command."""
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +8,7 @@ import mteb
 from mteb.cache import ResultCache
 from mteb.results import TaskResult
 
+from tamft.atomic import write_atomically
 from tamft.evaluation.identity import Identity
 
 if TYPE_CHECKING:
@@ -81,14 +80,4 @@ class Results(ResultCache):
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that `path` holds either the old or the complete new content, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as out:
-        try:
-            json.dump(content, out, indent=2, ensure_ascii=False, allow_nan=False)
-            out.write("\n")
-            out.flush()
-            os.fsync(out.fileno())
-        except BaseException:
-            Path(out.name).unlink(missing_ok=True)
-            raise
-    Path(out.name).chmod(0o644)  # temporary files are made for their owner alone
-    Path(out.name).replace(path)
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

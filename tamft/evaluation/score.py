@@ -5,7 +5,6 @@ a task that fails or whose data is not here is a record with a reason, never a z
 """
 
 import argparse
-import difflib
 import logging
 import os
 import shlex
@@ -14,9 +13,10 @@ import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from tamft.errors import InputError
+from tamft.parser import Parser
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -174,14 +174,6 @@ Exit code: 0 all scored, 1 something failed or its data is missing, 2 bad input 
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
-        unknown = [word.split("=")[0] for word in message.split() if word.startswith("--")]
-        close = difflib.get_close_matches(unknown[0], flags, n=1) if "unrecognized" in message and unknown else []
-        raise InputError(message + (f"; did you mean {close[0]}?" if close else "; see `tamft eval --help`"))
-
-
 class _Once(logging.Filter):
     """Lets a message through the first time."""
 
@@ -200,7 +192,7 @@ def main(argv: Sequence[str]) -> int:
     """`tamft eval …`. Prints the table; returns 0, or 1 if a task failed or is missing. Raises InputError."""
     from tamft.evaluation.table import print_table
 
-    parser = _Parser(
+    parser = Parser(
         prog="tamft eval",
         description="Score embedding models on MTEB tasks, side by side. Everything is run and stored by mteb.",
         epilog=EXAMPLES,
@@ -222,7 +214,7 @@ def main(argv: Sequence[str]) -> int:
         "--batch_size", type=int, default=32, metavar="N", help="halved when memory runs out (default: 32)"
     )
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps … (default: the best there is)")
-    args = parser.parse_args([_underscores(word) for word in argv])
+    args = parser.parse_words(argv)
 
     # what the libraries tell their own developers would bury what the user must read
     os.environ.setdefault("DATASETS_VERBOSITY", "error")
@@ -254,9 +246,3 @@ def main(argv: Sequence[str]) -> int:
             print(f"tamft eval: {args.json} could not be written ({error}); run again with another", file=sys.stderr)
             return 1
     return 0 if all(record["status"] == "ok" for record in records) else 1
-
-
-def _underscores(word: str) -> str:
-    """--batch-size=8 -> --batch_size=8; values stay as they are."""
-    flag, equals, value = word.partition("=")
-    return flag.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 import random
 import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from tamft.atomic import write_atomically
 from tamft.errors import InputError
 from tamft.support_desk.grammar import Intent, Question, ask, fill, intents, pick
 
@@ -60,12 +60,7 @@ def write_training_pairs(path: Path, rows: int, *, seed: int) -> str:
         raise InputError(f"rows={rows}: there is nothing to write; ask for at least 1 row")
     lines = (json.dumps(pair, ensure_ascii=False, sort_keys=True) + "\n" for pair in training_pairs(rows, seed=seed))
     content = "".join(lines).encode()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, content)
     return hashlib.sha256(content).hexdigest()
 
 

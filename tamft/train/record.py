@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tamft.atomic import write_atomically
 from tamft.errors import InputError
 
 SCHEMA = 1
@@ -115,18 +116,7 @@ def git_commit() -> str | None:
 
 def write_json(path: Path, content: Any) -> None:
     """Replace `path` in one move: a reader sees the old file or the new one, never half of one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(_finite(content), stream, indent=1, default=str, allow_nan=False)
-            stream.write("\n")
-        # mkstemp makes files that only their owner can read; run.json is for everybody who may read the folder.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    write_atomically(path, json.dumps(_finite(content), indent=1, default=str, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

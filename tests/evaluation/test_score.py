@@ -298,7 +298,7 @@ def test_the_json_file_is_replaced_whole_or_not_at_all(score, tiny_model, tmp_pa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("tamft.evaluation.results.json.dump", full)
+        broken.setattr("tamft.atomic.os.fsync", full)  # after the bytes, before the move
         with pytest.raises(OSError, match="No space left"):
             score(tiny_model, json_file=path, tasks=["Absent"])
     assert path.read_text() == "old"

@@ -1,0 +1,42 @@
+"""A file is there whole or not at all."""
+
+import os
+
+import pytest
+
+from tamft.atomic import write_atomically
+
+
+@pytest.mark.parametrize(("content", "expected"), [("é\n", b"\xc3\xa9\n"), (b"\r\n\x00", b"\r\n\x00"), ("", b"")])
+def test_the_content_replaces_the_old_one(tmp_path, content, expected):
+    path = tmp_path / "a.json"
+    for _ in range(2):
+        write_atomically(path, content)
+        assert path.read_bytes() == expected
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch, call):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    # pathlib's replace() ends in os.replace
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_the_umask_decides_who_may_read(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "a", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~umask
