@@ -39,13 +39,14 @@ class AdaTAM(MomentumOptimizer):
         allow_low_precision: allow rho > 0 with bf16 or fp16 weights, at 2 more bytes per parameter (default: False)
         maximize: maximise instead of minimise (default: False)
         foreach: multi-tensor operations; None chooses, True obeys or raises (default: None)
-        fused: fused kernels; not available yet, True raises (default: None)
+        fused: fused kernels; None chooses, True obeys or raises (default: None)
         capturable: keep the step count on the device, for CUDA graphs (default: False)
         differentiable: let autograd run through the step; not with rho > 0 (default: False)
 
     Raises:
         ValueError: an option out of range, unequal in groups where it must be equal; rho > 0 with 16-bit weights.
-        RuntimeError: fused=True; sparse gradients; a step with rho > 0 whose gradient was taken at the real weights.
+        RuntimeError: fused=True where it cannot be had; sparse gradients; a step with rho > 0 whose gradient was taken
+            at the real weights.
     """
 
     moment = "exp_avg"
@@ -108,13 +109,14 @@ class AdaTAMW(MomentumOptimizer):
         allow_low_precision: allow rho > 0 with bf16 or fp16 weights, at 2 more bytes per parameter (default: False)
         maximize: maximise instead of minimise (default: False)
         foreach: multi-tensor operations; None chooses, True obeys or raises (default: None)
-        fused: fused kernels; not available yet, True raises (default: None)
+        fused: fused kernels; None chooses, True obeys or raises (default: None)
         capturable: keep the step count on the device, for CUDA graphs (default: False)
         differentiable: let autograd run through the step; not with rho > 0 (default: False)
 
     Raises:
         ValueError: an option out of range, unequal in groups where it must be equal; rho > 0 with 16-bit weights.
-        RuntimeError: fused=True; sparse gradients; a step with rho > 0 whose gradient was taken at the real weights.
+        RuntimeError: fused=True where it cannot be had; sparse gradients; a step with rho > 0 whose gradient was taken
+            at the real weights.
     """
 
     moment = "exp_avg"
@@ -167,13 +169,14 @@ class AdamWMSAM(MomentumOptimizer):
         allow_low_precision: allow rho > 0 with bf16 or fp16 weights, at 2 more bytes per parameter (default: False)
         maximize: maximise instead of minimise (default: False)
         foreach: multi-tensor operations; None chooses, True obeys or raises (default: None)
-        fused: fused kernels; not available yet, True raises (default: None)
+        fused: fused kernels; None chooses, True obeys or raises (default: None)
         capturable: keep the step count on the device, for CUDA graphs (default: False)
         differentiable: let autograd run through the step; not with rho > 0 (default: False)
 
     Raises:
         ValueError: an option out of range, unequal in groups where it must be equal; rho > 0 with 16-bit weights.
-        RuntimeError: fused=True; sparse gradients; a step with rho > 0 whose gradient was taken at the real weights.
+        RuntimeError: fused=True where it cannot be had; sparse gradients; a step with rho > 0 whose gradient was taken
+            at the real weights.
     """
 
     moment = "exp_avg"

@@ -4,6 +4,7 @@ The weights are the real weights whenever `step()` has returned; `train()` moves
 θ̃ = θ - ρ m/|m| and `eval()` or `step()` brings them back (Momentum-SAM, arXiv 2401.12033).
 """
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self
 
@@ -18,14 +19,16 @@ from torch.optim.optimizer import (
 )
 
 from tamft.optim import updates
-from tamft.optim.bucket import Bucket, init_state, real
+from tamft.optim.bucket import Bucket, displace_16_bit, init_state, real
 from tamft.optim.load import exact_state, refuse_foreign
-from tamft.optim.ops import Foreach, Loop, Ops, gram, squares
+from tamft.optim.ops import Foreach, Loop, Ops, squares
 from tamft.optim.options import LOW_PRECISION, check, check_group
 from tamft.optim.telemetry import statistics
 
 FORMAT = 1  # of the saved state; raise it when a key changes its meaning
 _LOOP, _FOREACH = Loop(), Foreach()
+# Where a fused path exists: the module that has it, imported when it is chosen, and whether it is chosen unasked.
+ENGINES: dict[str, tuple[str, bool]] = {"cpu": ("tamft.optim.fused_cpu", True)}
 
 
 class MomentumOptimizer(Optimizer):
@@ -42,12 +45,19 @@ class MomentumOptimizer(Optimizer):
     _incoming: StateDict | None = None
     # Cosine between applied and intended perturbation of 16-bit weights, made anew by every train().
     _applied: Tensor | None = None
+    # The fused path, once it has been chosen, and the parameters (device, dtype, how many) that it was chosen for.
+    _engine: Any = None
+    _chosen_for: tuple[Any, ...] | None = None
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         check(type(self).__name__, defaults)
         if "betas" in defaults:
             defaults["betas"] = tuple(defaults["betas"])
         super().__init__(params, defaults)
+        if defaults["fused"]:
+            self._fused_module()  # raises where it cannot be had
+            # GradScaler then leaves unscaling and skipping to step(), as it does for torch's fused optimizers.
+            self._step_supports_amp_scaling = True
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch.optim does. Raises ValueError for options out of range or wrongly unequal."""
@@ -80,9 +90,17 @@ class MomentumOptimizer(Optimizer):
         moments = [m for group in groups for _, _, m in self._momenta(group)]
         if not moments or self._too_early():
             return self
-        square = squares(moments)
+        started: Tensor | bool = True
         if groups[0]["capturable"] and groups[0]["rho_start"] > 0:
             started = self._steps_done() >= groups[0]["rho_start"]
+        engine = self._fused_engine()
+        if engine is not None:
+            engine.ahead(groups, self._state, started)
+            for group in groups:
+                group["moved"] = True
+            return self
+        square = squares(moments)
+        if isinstance(started, Tensor):
             square = torch.where(started, square, 0.0)
         for group in groups:
             if not group["moved"]:
@@ -97,10 +115,14 @@ class MomentumOptimizer(Optimizer):
 
     @torch.no_grad()
     def _go_back(self) -> None:
-        for group in self.param_groups:
-            if group["moved"]:
+        moved = [group for group in self.param_groups if group["moved"]]
+        engine = self._fused_engine() if moved else None
+        if engine is not None:
+            engine.back(moved, self._state)
+        for group in moved:
+            if engine is None:
                 self._displace(group, ahead=False)
-                group["moved"] = False
+            group["moved"] = False
 
     def _displace(self, group: dict[str, Any], *, ahead: bool) -> None:
         """Move every parameter that has momentum by scale·m, with or without a gradient this time."""
@@ -117,26 +139,12 @@ class MomentumOptimizer(Optimizer):
         scale = group["scale"] if ahead else -group["scale"]
         for ps, ms in buckets.values():
             updates.ascend(ops, ps, ms, scale)
-        self._displace_low_precision(exact, scale, ahead=ahead)
-
-    def _displace_low_precision(
-        self, items: list[tuple[Tensor, dict[str, Any], Tensor]], scale: Tensor, *, ahead: bool
-    ) -> None:
-        """16-bit weights cannot come back by arithmetic: a clean copy waits in the state meanwhile."""
-        sums = []
-        for p, state, m in items:
-            if ahead:
-                state["clean"] = p.detach().clone(memory_format=torch.preserve_format)
-                p.sub_(m * scale.to(p.device))
-                sums.append(gram([state["clean"].float() - p.float()], [m])[:, 0].to(items[0][0].device))
-            else:
-                p.copy_(state.pop("clean"))
-        if sums:
-            self._applied = updates.cosine(torch.stack(sums).sum(0))
+        applied = displace_16_bit(exact, scale, ahead=ahead)
+        self._applied = self._applied if applied is None else applied
 
     def _momenta(self, group: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Any], Tensor]]:
         for p in group["params"]:
-            state = self.state.get(p)
+            state = self._state.get(p)
             # By key, not by length: other code may put keys of its own into the state.
             if state is not None and self.moment in state:
                 yield p, state, real(state[self.moment])
@@ -179,6 +187,14 @@ class MomentumOptimizer(Optimizer):
         self._demand_moved()
         self._refuse_sparse()
         scales = [group["scale"] if group["moved"] else None for group in self.param_groups]
+        engine = self._fused_engine()
+        if engine is not None:
+            # torch's GradScaler leaves these two with an optimizer that was made with fused=True.
+            scaler = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
+            engine.step(self.param_groups, self._state, scales, **scaler)
+            for group in self.param_groups:
+                group["moved"] = False
+            return loss
         self._go_back()
 
         buckets = [
@@ -200,7 +216,7 @@ class MomentumOptimizer(Optimizer):
     def _buckets(self, group: dict[str, Any], scale: Tensor | None) -> Iterator[Bucket]:
         params = [p for p in group["params"] if p.grad is not None]
         for p in params:
-            init_state(self.state[p], p, group, self.moment)
+            init_state(self._state[p], p, group, self.moment)
         ops: Ops = _FOREACH if self._foreach(group) else _LOOP
         parts = [[p] for p in params]
         if ops is _FOREACH:
@@ -209,7 +225,7 @@ class MomentumOptimizer(Optimizer):
                 keyed.setdefault((p.device, p.dtype), []).append(p)
             parts = list(keyed.values())
         for part in parts:
-            states = [self.state[p] for p in part]
+            states = [self._state[p] for p in part]
             yield Bucket(group, ops, part, [p.grad for p in part], states, self.moment, self.decoupled, scale)
 
     def _global_cosine(self, buckets: list[Bucket]) -> Tensor | None:
@@ -223,6 +239,42 @@ class MomentumOptimizer(Optimizer):
 
     # ---- what was chosen, what is happening ---------------------------------------------------------------------
 
+    def _fused_module(self) -> str | None:
+        """The module whose fused path step() takes; None for none. RuntimeError where fused=True cannot be had."""
+        first = self.param_groups[0]
+        asked = first["fused"]
+        if asked is False or (asked is None and first["foreach"] is not None) or torch.compiler.is_compiling():
+            return None
+        kinds = {p.device.type for group in self.param_groups for p in group["params"]}
+        name, unasked = ENGINES.get(next(iter(kinds)), (None, False)) if len(kinds) == 1 else (None, False)
+        if name is None:
+            reason = f"there is no fused path for parameters on {' and '.join(sorted(kinds)) or 'no device'}"
+        elif first["differentiable"]:
+            reason = "autograd cannot run through fused kernels (differentiable=True)"
+        elif asked or unasked:
+            reason = importlib.import_module(name).refusal(self.param_groups, self.moment)
+            if reason is None:
+                return name
+        if asked:
+            raise RuntimeError(f"{type(self).__name__}: fused=True is not available: {reason}. Leave fused=None")
+        return None
+
+    def _fused_engine(self) -> Any:
+        """The engine of the fused path, or None. What was chosen stays until the parameters change."""
+        if torch.compiler.is_compiling():
+            return None
+        now = tuple((len(group["params"]), group["params"][0].dtype, group["params"][0].device)
+                    for group in self.param_groups if group["params"])  # fmt: skip
+        if now != self._chosen_for:
+            name = self._fused_module()
+            if self._engine is not None and type(self._engine).__module__ != name:
+                self._engine.settle()
+                self._engine = None
+            if name is not None and self._engine is None:
+                self._engine = importlib.import_module(name).Engine(self.moment, self.decoupled)
+            self._chosen_for = now
+        return self._engine
+
     def _foreach(self, group: dict[str, Any]) -> bool:
         if group["foreach"] is not None:
             return bool(group["foreach"])
@@ -232,7 +284,9 @@ class MomentumOptimizer(Optimizer):
 
     @property
     def backend(self) -> str:
-        """The path that `step()` takes: "loop" or "foreach" (the first group's, where devices differ)."""
+        """The path that `step()` takes: "fused", "foreach" or "loop" (the first group's, where devices differ)."""
+        if self._fused_module() is not None:
+            return "fused"
         return "foreach" if self._foreach(self.param_groups[0]) else "loop"
 
     def telemetry(self) -> dict[str, float]:
@@ -241,10 +295,33 @@ class MomentumOptimizer(Optimizer):
         With 16-bit weights and rho > 0 also `applied_cosine`: between the applied and the intended perturbation.
         """
         items = [item for group in self.param_groups for item in self._momenta(group)]
-        values = statistics(self.param_groups, [state for _, state, _ in items], [m for _, _, m in items])
-        return values if self._applied is None else values | {"applied_cosine": self._applied.item()}
+        moments = [m for _, _, m in items]
+        engine = self._fused_engine()
+        square = engine.square(self.param_groups, self._state) if engine is not None else None
+        values = statistics(self.param_groups, [state for _, state, _ in items], moments, square)
+        applied = self._applied if engine is None else engine.applied
+        return values if applied is None else values | {"applied_cosine": applied.item()}
 
     # ---- exact resume -------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> Any:
+        """The state of every parameter, as in torch.optim.
+
+        The fused path may keep m divided by a number: whoever looks (a checkpoint, a copy, a reader) sees m, and the
+        run goes on from exactly what was seen, as a resumed one would.
+        """
+        if self._engine is not None:
+            self._engine.settle()
+        return self.__dict__["state"]
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self.__dict__["state"] = value
+
+    @property
+    def _state(self) -> Any:
+        return self.__dict__["state"]  # as it is, for those who know how the chosen path keeps it
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Load a saved state, exactly: float32 state stays float32. Touches no weights and shares no memory.
@@ -268,3 +345,6 @@ class MomentumOptimizer(Optimizer):
         if self._incoming is not None:
             state = exact_state(self, self._incoming, state)
         super().__setstate__(state)
+        if self._engine is not None:
+            self._engine.forget()
+        self._chosen_for = None

@@ -148,6 +148,23 @@ def init_state(state: dict[str, Any], p: Tensor, group: dict[str, Any], moment: 
                 state[key] = torch.zeros((), dtype=real(state[moment]).dtype, device=p.device)
 
 
+def displace_16_bit(items: list[tuple[Tensor, dict[str, Any], Tensor]], scale: Tensor, *, ahead: bool) -> Tensor | None:
+    """Move 16-bit weights p of (p, state, m) to p - scale·m, or back: a clean copy waits in the state meanwhile.
+
+    Their arithmetic is too coarse to come back by adding. Returns the cosine between the applied and the intended
+    displacement on the way out, None on the way back.
+    """
+    sums = []
+    for p, state, m in items:
+        if ahead:
+            state["clean"] = p.detach().clone(memory_format=torch.preserve_format)
+            p.sub_(m * scale.to(p.device))
+            sums.append(gram([state["clean"].float() - p.float()], [m])[:, 0].to(items[0][0].device))
+        else:
+            p.copy_(state.pop("clean"))
+    return updates.cosine(torch.stack(sums).sum(0)) if sums else None
+
+
 def real(x: Tensor) -> Tensor:
     """A complex tensor as a real view with a last dimension of 2; any other as it is."""
     return torch.view_as_real(x) if x.is_complex() else x

@@ -86,10 +86,10 @@ def check(owner: str, options: Mapping[str, Any]) -> None:
     for name, (allowed, text) in RANGES.items():
         if name in options and not allowed(options[name]):
             raise ValueError(f"{owner}: {name}={options[name]!r} is out of range: it must be {text}")
-    if options["fused"]:
+    if options["fused"] and (options["foreach"] or options["differentiable"]):
+        other = "foreach" if options["foreach"] else "differentiable"
         raise RuntimeError(
-            f"{owner}: fused=True is not available: this version has no fused kernel for torque or momentum "
-            "perturbation. Leave fused=None, or use foreach=True on an accelerator"
+            f"{owner}: fused=True and {other}=True exclude each other, as in torch.optim: give one of them"
         )
     if options["differentiable"]:
         if options["rho"] > 0:

@@ -9,13 +9,16 @@ from tamft.optim.ops import squares
 
 
 @torch.no_grad()
-def statistics(groups: list[dict[str, Any]], states: list[dict[str, Any]], moments: list[Tensor]) -> dict[str, float]:
+def statistics(
+    groups: list[dict[str, Any]], states: list[dict[str, Any]], moments: list[Tensor], square: float | None = None
+) -> dict[str, float]:
     """Mean, spread and quantiles (.1, .5, .9) over tensors of ŝ and d; |m|; ρ.
 
     Args:
         groups: the optimizer's parameter groups.
         states: states of the parameters that have momentum; ŝ is their `alignment`.
         moments: m of the same parameters, real.
+        square: |m|² over all of them, where the path keeps m in a form of its own.
 
     Returns:
         alignment_{mean,std,q10,q50,q90} and damping_{…} where there is torque; momentum_norm; rho where some group has
@@ -31,7 +34,7 @@ def statistics(groups: list[dict[str, Any]], states: list[dict[str, Any]], momen
             q10, q50, q90 = torch.quantile(x, torch.tensor([0.1, 0.5, 0.9], dtype=x.dtype)).tolist()
             values |= {f"{name}_mean": x.mean().item(), f"{name}_std": x.std(correction=0).item()}
             values |= {f"{name}_q10": q10, f"{name}_q50": q50, f"{name}_q90": q90}
-    values["momentum_norm"] = squares(moments).sqrt().item()
+    values["momentum_norm"] = (squares(moments).item() if square is None else square) ** 0.5
     rho = max(group["rho"] for group in groups)
     if rho > 0:
         steps = max(state["step"].item() for state in states)

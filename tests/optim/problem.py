@@ -18,6 +18,7 @@ ADAM_NAMES = ["AdaTAM", "AdaTAMW", "AdamWMSAM"]
 PATHS: dict[str, dict[str, bool]] = {
     "loop": {"foreach": False},
     "foreach": {"foreach": True},
+    "fused": {"fused": True},
     "loop-capturable": {"foreach": False, "capturable": True},
     "foreach-capturable": {"foreach": True, "capturable": True},
 }

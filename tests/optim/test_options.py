@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tamft
+from tamft.optim import cpu_kernels
 from tests.optim.problem import ADAM_NAMES, BALL_NAMES, NAMES, PATHS, TORQUE_NAMES, cls
 from tests.reference.optimizers import DEFAULTS
 
@@ -131,12 +132,59 @@ def test_what_must_be_equal_in_all_groups(name, option):
         optimizer.add_param_group({"params": [weight()], option: first})
 
 
+# What fused=True cannot have on a CPU, and a word of the reason; with fused=None another path is taken.
+UNFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "capturable": (weight, {"capturable": True}, "capturable"),
+    "gaps": (lambda: torch.nn.Parameter(torch.ones(4, 6)[:, ::2]), {}, "gaps"),
+    "subclass": (lambda: Stranger(torch.ones(2)), {}, "Stranger"),
+    "device": (lambda: torch.nn.Parameter(torch.ones(2, device="meta")), {}, "meta"),
+    "dtype": (lambda: torch.nn.Parameter(torch.ones(2, dtype=torch.float8_e4m3fn)), {}, "float8"),
+}
+
+
+class Stranger(torch.nn.Parameter):
+    """A tensor with a meaning of its own, as a sharded one has."""
+
+
+@pytest.mark.parametrize("why", UNFUSED)
 @pytest.mark.parametrize("name", NAMES)
-def test_fused_raises_with_a_reason(name):
-    with pytest.raises(RuntimeError, match=r"fused=True.*(?s:.){20}"):
-        cls(name)([weight()], fused=True)
+def test_fused_obeys_or_raises_with_the_reason(name, why):
+    make, options, reason = UNFUSED[why]
+    with pytest.raises(RuntimeError, match=rf"{name}: fused=True is not available: .*{reason}.*fused=None"):
+        cls(name)([make()], fused=True, **options)
     for fused in (None, False):
-        cls(name)([weight()], fused=fused)
+        assert cls(name)([make()], fused=fused, **options).backend in ("loop", "foreach")
+
+
+@pytest.mark.parametrize("other", ["foreach", "differentiable"])
+@pytest.mark.parametrize("name", NAMES)
+def test_fused_excludes(name, other):
+    with pytest.raises(RuntimeError, match=f"fused=True and {other}=True"):
+        cls(name)([weight()], fused=True, rho=0.0, **{other: True})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_torch_whose_kernels_differ_is_left_alone(name, monkeypatch):
+    """The kernels are private: another meaning, another signature or none at all must not be met in a training run."""
+    real = torch._fused_sgd_
+
+    def other(*args, dampening, **call):
+        return real(*args, dampening=1 - dampening, **call)
+
+    def gone(*args, **call):
+        raise NotImplementedError("not on this device")
+
+    try:
+        for kernel, reason in ((other, "something else"), (gone, "not on this device")):
+            monkeypatch.setattr(torch, "_fused_sgd_", kernel)
+            cpu_kernels.kernels_differ.cache_clear()
+            assert cls(name)([weight()]).backend == "loop"
+            with pytest.raises(RuntimeError, match=reason):
+                cls(name)([weight()], fused=True)
+    finally:
+        monkeypatch.undo()
+        cpu_kernels.kernels_differ.cache_clear()
+    assert cls(name)([weight()]).backend == "fused"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -151,8 +199,10 @@ def test_differentiable_with_rho_is_refused(name):
 def test_backend_says_what_was_asked(name):
     for path, flags in PATHS.items():
         assert cls(name)([weight()], **flags).backend == path.split("-")[0]
-    assert cls(name)([weight()]).backend in ("loop", "foreach")
-    assert cls(name)([weight()], lr=torch.tensor(1e-3)).backend == "loop"
+    assert cls(name)([weight()]).backend == "fused"  # on a CPU, unasked
+    assert cls(name)([weight()], lr=torch.tensor(1e-3)).backend == "fused"
+    assert cls(name)([weight()], fused=False).backend == "loop"
+    assert cls(name)([weight()], rho=0.0, differentiable=True).backend == "loop"
 
 
 @pytest.mark.parametrize("name", NAMES)

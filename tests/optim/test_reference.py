@@ -29,7 +29,7 @@ def problem_of(options: dict[str, Any], steps: int) -> Problem:
     return Problem(steps=steps, concave=(0, 1, 2, 3, 4) if options.get("maximize") else ())
 
 
-@pytest.mark.parametrize("path", ["loop", "foreach"])
+@pytest.mark.parametrize("path", ["loop", "foreach", "fused"])
 @pytest.mark.parametrize(("label", "name", "options"), CASES, ids=IDS)
 def test_weights_follow_the_reference_in_float32(label, name, options, path):
     problem, options = problem_of(options, 50), {"lr": learning_rate(name), **options}
@@ -118,5 +118,5 @@ def test_the_paths_meet_and_repeat_themselves_bitwise(name, options):
         runs[path], _ = run_tamft(name, PROBLEM, dtype=torch.float32, **options, **flags)
         again, _ = run_tamft(name, PROBLEM, dtype=torch.float32, **options, **flags)
         assert (flat(runs[path]) == flat(again)).all()
-    for path in ("foreach", "loop-capturable", "foreach-capturable"):
+    for path in ("foreach", "fused", "loop-capturable", "foreach-capturable"):
         assert_follows(runs[path], runs["loop"], PROBLEM.start, LINE)

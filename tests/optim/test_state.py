@@ -76,6 +76,9 @@ def test_resume_is_bitwise(name, options, path, dtype):
 MOVES = [
     ("loop", "foreach"),
     ("foreach", "loop"),
+    ("fused", "loop"),
+    ("loop", "fused"),
+    ("fused", "foreach"),
     ("loop", "loop-capturable"),
     ("loop-capturable", "foreach-capturable"),
 ]

@@ -28,7 +28,7 @@ TWIN = {
     "AdaTAMW": torch.optim.AdamW,
     "AdamWMSAM": torch.optim.AdamW,
 }
-FOREACH = {"loop": False, "foreach": True}
+FLAGS: dict[str, dict[str, bool]] = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 
 
 def off(name: str) -> dict[str, Any]:
@@ -84,19 +84,19 @@ TWINS = [
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("foreach", FOREACH)
+@pytest.mark.parametrize("path", FLAGS)
 @pytest.mark.parametrize(("name", "options"), TWINS, ids=[f"{n}-{o}" for n, o in TWINS])
-def test_bitwise_torch(name, options, foreach, dtype):
-    assert_twins(name, dtype, off(name), foreach=FOREACH[foreach], **options)
+def test_bitwise_torch(name, options, path, dtype):
+    assert_twins(name, dtype, off(name), **FLAGS[path], **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("foreach", FOREACH)
+@pytest.mark.parametrize("path", FLAGS)
 @pytest.mark.parametrize("name", NAMES)
-def test_bitwise_torch_with_unequal_groups(name, foreach, dtype):
+def test_bitwise_torch_with_unequal_groups(name, path, dtype):
     own = {"momentum": 0.3} if TWIN[name] is torch.optim.SGD else {"betas": (0.5, 0.7), "eps": 1e-5}
     groups = [([0], {"lr": 0.05, "weight_decay": 0.3}), ([1, 2], own), ([3, 4], {"weight_decay": 0.0, "lr": 1e-4})]
-    assert_twins(name, dtype, off(name), foreach=FOREACH[foreach], groups=groups, lr=1e-2, weight_decay=0.01)
+    assert_twins(name, dtype, off(name), **FLAGS[path], groups=groups, lr=1e-2, weight_decay=0.01)
 
 
 SCHEDULES: dict[str, Callable[[Any], Any]] = {
@@ -108,14 +108,12 @@ SCHEDULES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("foreach", FOREACH)
+@pytest.mark.parametrize("path", FLAGS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", NAMES)
-def test_bitwise_torch_under_schedulers(name, schedule, foreach):
+def test_bitwise_torch_under_schedulers(name, schedule, path):
     for dtype in (torch.float32, torch.float64):
-        assert_twins(
-            name, dtype, off(name), foreach=FOREACH[foreach], lr=1e-2, schedule=SCHEDULES[schedule], weight_decay=0.1
-        )
+        assert_twins(name, dtype, off(name), **FLAGS[path], lr=1e-2, schedule=SCHEDULES[schedule], weight_decay=0.1)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -125,24 +123,24 @@ def test_bitwise_torch_with_a_tensor_learning_rate(name):
         assert_twins(name, dtype, off(name), foreach=False, lr=torch.tensor(0.01), weight_decay=0.1)
 
 
-@pytest.mark.parametrize("foreach", FOREACH)
+@pytest.mark.parametrize("path", FLAGS)
 @pytest.mark.parametrize("name", TORQUE_NAMES)
-def test_without_torque_its_options_are_unused(name, foreach):
+def test_without_torque_its_options_are_unused(name, path):
     unused = {"gamma": 0.1, "torque_eps": 0.5, "alignment": "global", "torque_steps": 3, "rescale": True}
-    assert_twins(name, torch.float32, off(name) | unused, foreach=FOREACH[foreach], lr=1e-2, weight_decay=0.1)
+    assert_twins(name, torch.float32, off(name) | unused, **FLAGS[path], lr=1e-2, weight_decay=0.1)
 
 
 # gamma = 1: ŝ ≡ 0 and d ≡ ½, so the torque is a learning-rate change and nothing else.
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("foreach", FOREACH)
+@pytest.mark.parametrize("path", FLAGS)
 @pytest.mark.parametrize("name", TORQUE_NAMES)
-def test_frozen_torque_is_torch_at_half_the_rate(name, foreach, dtype):
+def test_frozen_torque_is_torch_at_half_the_rate(name, path, dtype):
     problem, eta, decay = Problem(), 1e-2, 0.1
     decoupled = name == "AdaTAMW"
     momentum = {"momentum": 0.9} if name == "TAM" else {}
-    both = {"foreach": FOREACH[foreach], "problem": problem}
+    both = {**FLAGS[path], "problem": problem}
     expected, _ = run(TWIN[name], dtype, lr=eta, weight_decay=decay, **momentum, **both)
     frozen, _ = run(
         cls(name),
@@ -162,14 +160,14 @@ def test_frozen_torque_is_torch_at_half_the_rate(name, foreach, dtype):
     assert apart(plain, expected, problem.start) > 0.1  # the law above is not vacuous
 
 
-@pytest.mark.parametrize("foreach", FOREACH)
+@pytest.mark.parametrize("path", FLAGS)
 @pytest.mark.parametrize("name", ["AdaTAM", "AdaTAMW"])
-def test_transferred_rate_of_the_sum_form_meets_the_ema_form(name, foreach):
+def test_transferred_rate_of_the_sum_form_meets_the_ema_form(name, path):
     """At gamma = 1 "sum" is "ema" at (1 - β1) times the rate, but for Adam's bias corrections (gone at late steps)."""
     import tamft
 
     problem = Problem(steps=400, noise=0.1)
-    both = {"foreach": FOREACH[foreach], "problem": problem, "gamma": 1.0, "weight_decay": 0.0}
+    both = {**FLAGS[path], "problem": problem, "gamma": 1.0, "weight_decay": 0.0}
     both |= {"betas": (0.9, 0.95)}
     ema, _ = run(cls(name), torch.float64, lr=tamft.transfer_lr(1e-2), **both)
     summed, _ = run(

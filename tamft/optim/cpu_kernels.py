@@ -1,0 +1,190 @@
+"""What the fused path on a CPU computes with: torch's private fused kernels, and dot products on flat memory."""
+
+import math
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tamft.optim.bucket import real
+
+_SAFE = (1e-24, 1e36)  # float32 squares between these lost nothing to underflow or overflow
+_DOT = 1 << 19  # elements per dot product: 4 MiB of m and g, which the second one finds in the cache
+BLOCK = 1 << 18  # elements per call where a tensor is updated in blocks: what was just written is still in the cache
+
+
+def adam(decoupled: bool, params: list[Tensor], grads: list[Tensor], ms: list[Tensor], vs: list[Tensor],
+         steps: list[Tensor], **call: Any) -> None:  # fmt: skip
+    """torch's Adam (AdamW if `decoupled`), all tensors in one call. `steps` count this step already."""
+    kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
+    kernel(params, grads, ms, vs, [], steps, amsgrad=False, **call)
+
+
+def sgd(params: list[Tensor], grads: list[Tensor], ms: list[Tensor], *, lr: float, beta: float, factor: float,
+        weight_decay: float, maximize: bool) -> None:  # fmt: skip
+    """m = β m + factor·g, θ = θ - η m, all tensors in one call."""
+    # With momentum=0 the kernel refuses to write m; the smallest double is 0 in its arithmetic.
+    torch._fused_sgd_(params, grads, ms, lr=lr, momentum=beta or 5e-324, dampening=1 - factor, nesterov=False,
+                      weight_decay=weight_decay, maximize=maximize, is_first_step=False)  # fmt: skip
+
+
+@cache
+def kernels_differ() -> str | None:
+    """Why the kernels cannot be used, or None. They are private: first they must reproduce two steps that we know."""
+    p, g, m, v = (torch.tensor([x, 3 * x]) for x in (1.0, 0.5, 0.25, 0.125))
+    ball, moments = [x.clone() for x in (p, g, m)], [x.clone() for x in (p, g, m, v)]
+    try:
+        sgd(ball[:1], ball[1:2], ball[2:], lr=0.1, beta=0.8, factor=0.3, weight_decay=0.0, maximize=False)
+        call = {"lr": 0.1, "beta1": 0.8, "beta2": 0.9, "eps": 0.01, "weight_decay": 0.5, "maximize": True}
+        lists = [[x] for x in moments]
+        adam(True, lists[0], lists[1], lists[2], lists[3], [torch.tensor(3.0)], **call)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
+        return f"torch {torch.__version__} has no fused CPU kernels as tamft knows them ({error})"
+    new = 0.8 * m + 0.3 * g
+    first, second = 0.8 * m - 0.2 * g, 0.9 * v + 0.1 * g.square()
+    root = (second / (1 - 0.9**3)).sqrt() + 0.01
+    expected = [new, p - 0.1 * new, first, second, 0.95 * p - 0.1 / (1 - 0.8**3) * first / root]
+    found = [ball[2], ball[0], moments[2], moments[3], moments[0]]
+    if all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(found, expected, strict=True)):
+        return None
+    return f"the fused CPU kernels of torch {torch.__version__} compute something else than tamft expects"
+
+
+class Slot:
+    """A parameter as this path sees it: flat views of its tensors in its memory order, and what is known of its m.
+
+    Attributes:
+        own: the parameter's state.
+        p, g, m, v: flat; v is m where there is no second moment.
+        sigma: m = sigma·m', and m' is what the state holds for now.
+        square: |m'|², None where it has to be read from memory.
+        dots: <m',g>, |m'|², |g|² of this step, once they are known.
+    """
+
+    __slots__ = ("_at", "_m", "_stride", "_v", "_version", "dots", "g", "m", "moment", "own", "p", "param", "sigma",
+                 "square", "v")  # fmt: skip
+
+    def __init__(self, param: Tensor, own: dict[str, Any], moment: str, square: float | None) -> None:
+        self.param, self.own, self.moment = param, own, moment
+        self.sigma, self.square = 1.0, square
+        self._stride, self._version = param.stride(), own[moment]._version
+        self.dots: tuple[float, float, float] | None = None
+        self._look()
+
+    def _look(self) -> None:
+        self._at = self.param.data_ptr()
+        self.p = flat(self.param.detach())
+        self._m, self._v = self._ordered(self.moment), None
+        self.m = self.v = flat(self._m)
+        if "exp_avg_sq" in self.own:
+            self._v = self._ordered("exp_avg_sq")
+            self.v = flat(self._v)
+
+    def _ordered(self, key: str) -> Tensor:
+        x: Tensor = self.own[key]
+        if x.stride() != self._stride:  # a checkpoint from elsewhere may order its memory differently
+            self.own[key] = x = torch.empty_like(self.param, dtype=x.dtype).copy_(x)
+        return x
+
+    def refresh(self) -> None:
+        """Look again where a tensor was replaced or m was written by somebody else."""
+        if self.own[self.moment] is not self._m or self.param.data_ptr() != self._at:
+            self._look()
+            self.square = None
+        elif self._m._version != self._version:
+            self.square = None
+
+    def take(self, g: Tensor) -> None:
+        """The gradient of this step."""
+        if g.stride() != self._stride:
+            g = torch.empty_like(self.param, dtype=g.dtype).copy_(g)
+        self.g, self.dots = flat(g), None
+
+    def wrote(self, square: float | None) -> None:
+        """m' was written by us; `square`: |m'|² where it is known."""
+        self._version, self.square = self._m._version, square
+
+    def unscale(self) -> None:
+        """Multiply σ back into m."""
+        if self.sigma != 1.0:
+            self.m.mul_(self.sigma)
+            self.sigma = 1.0
+            self.wrote(None)
+
+    def norm_square(self) -> float:
+        """|m'|²."""
+        if self.square is None:
+            self.wrote(square(self.m))
+        assert self.square is not None
+        return self.square
+
+
+def flat(x: Tensor) -> Tensor:
+    """A 1-d view of all elements of a tensor without gaps, in memory order; of a complex one as pairs of reals."""
+    if x.dim() == 1 and not x.is_complex():
+        return x
+    x = real(x)
+    return x.view(-1) if x.is_contiguous() else x.as_strided((x.numel(),), (1,))
+
+
+def spans(n: int, size: int) -> Iterator[slice]:
+    """0 … n in pieces."""
+    return (slice(a, min(a + size, n)) for a in range(0, n, size))
+
+
+def square(x: Tensor) -> float:
+    """|x|² of a flat tensor, right from 1e-30 to 1e30, summed in a fixed order."""
+    total = 0.0
+    for part in (x,) if x.numel() <= _DOT else torch.split(x, _DOT):
+        value = torch.dot(part, part).item()
+        if not _SAFE[0] < value < _SAFE[1]:
+            wide = part.double()
+            value = torch.dot(wide, wide).item()
+        total += value
+    return total
+
+
+def gradient(slot: Slot, span: slice | None, *, decay: float, maximize: bool) -> tuple[Tensor, bool]:
+    """g of a span (None: of all) in the state's precision, and whether it is still to be negated.
+
+    `decay`: coupled decay λ. λθ̃ is added, θ̃ being where p is: at the point where the gradient was taken.
+    """
+    g = slot.g if span is None else slot.g[span]
+    if g.dtype != slot.m.dtype:
+        g = g.to(slot.m.dtype)
+    if decay == 0:
+        return g, maximize
+    p = slot.p if span is None else slot.p[span]
+    return (g.neg() if maximize else g.clone()).add_(p, alpha=decay), False
+
+
+def dots(slot: Slot, *, decay: float, maximize: bool) -> tuple[float, float, float]:
+    """<m',g>, |m'|², |g|² of a tensor: see `gradient`."""
+    mg = gg = 0.0
+    n, mm = slot.m.numel(), slot.norm_square()
+    trusted = _SAFE[0] < mm < _SAFE[1]
+    for span in (None,) if n <= _DOT else spans(n, _DOT):
+        m = slot.m if span is None else slot.m[span]
+        g, negate = gradient(slot, span, decay=decay, maximize=maximize)
+        dot, own = torch.dot(m, g).item(), torch.dot(g, g).item()
+        if not (trusted and _SAFE[0] < own < _SAFE[1]):
+            wide = g.double()
+            dot, own = torch.dot(m.double(), wide).item(), torch.dot(wide, wide).item()
+        mg += -dot if negate else dot
+        gg += own
+    return mg, mm, gg
+
+
+def cosine(mg: float, mm: float, gg: float) -> float:
+    """s = <m,g> / (|m| |g|), 0 where either norm is 0."""
+    product = mm * gg
+    return min(1.0, max(-1.0, mg / math.sqrt(product))) if product > 0 else 0.0
+
+
+def next_square(beta: float, weight: float, mg: float, mm: float, gg: float) -> float | None:
+    """|β m + w g|² from <m,g>, |m|², |g|², or None where the terms cancel: then it is to be read from memory."""
+    apart = beta * beta * mm + weight * weight * gg
+    together = apart + 2 * beta * weight * mg
+    return together if together >= 0.25 * apart else None

@@ -1,0 +1,322 @@
+"""The fused path on a CPU: dot products on flat memory, then torch's own fused Adam and SGD kernels.
+
+Those kernels are C++ and touch every number once, but they know no torque. Two facts make them fit exactly:
+
+    SGD:   m = β m + (1 - dampening) g     is TAM with dampening = 1 - (ε + d), chosen per tensor.
+    Adam:  m = β1 m + (1 - β1) g           has one coefficient too few, so m is kept divided by a number σ per tensor:
+           m = σ m',  σ_t = β1 σ_{t-1} + c  with c = (1-β1)(ε + d) ("ema") or ε + d ("sum"), and β1' = β1 σ_{t-1} / σ_t
+           give  σ_t (β1' m' + (1-β1') g) = β1 m_{t-1} + c g = m_t.  The learning rate takes up σ and the corrections.
+
+σ lives in this engine and never in a checkpoint: `settle()` multiplies it back into m before the state is read. |m|² is
+not read from memory either: |β m + c g|² = β²|m|² + 2βc<m,g> + c²|g|², from the products that the cosine needs anyway.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tamft.optim import cpu_kernels as kernels
+from tamft.optim import updates
+from tamft.optim.bucket import displace_16_bit, init_state
+from tamft.optim.cpu_kernels import Slot
+from tamft.optim.ops import Loop
+from tamft.optim.options import LOW_PRECISION
+
+Groups = list[dict[str, Any]]
+State = MutableMapping[Tensor, dict[str, Any]]
+
+_LOOP = Loop()
+_FADED = 1e-7  # a gradient that enters m' with less weight than this is beyond what β1' can express in float32
+_DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128, *LOW_PRECISION)
+
+
+def refusal(groups: Groups, moment: str) -> str | None:
+    """Why these parameters cannot take this path, in words, or None."""
+    if groups[0]["capturable"]:
+        return "capturable=True keeps the step count from the host, and these kernels are driven by the host"
+    for group in groups:
+        for p in group["params"]:
+            if type(p) not in (Tensor, torch.nn.Parameter):
+                return f"a parameter is a {type(p).__name__}, whose memory is not one plain block"
+            if p.device.type != "cpu" or p.dtype not in _DTYPES or p.layout != torch.strided:
+                return f"a parameter is {p.dtype} on {p.device.type} ({p.layout})"
+            if not (p.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(p)):
+                return "a parameter is a view with gaps in memory"
+    return kernels.kernels_differ()
+
+
+@dataclass(slots=True)
+class Plan:
+    """How a tensor is updated: m' = beta·m' + weight·g by the fused kernel with the arguments `call`; m = sigma·m'.
+
+    `call` None: the gradient's weight is beyond the kernel, σ was multiplied back, and the plain operations do it.
+    """
+
+    call: dict[str, Any] | None
+    beta: float
+    weight: float
+    sigma: float
+
+
+class Engine:
+    """The fused path of one optimizer. Holds nothing that must be saved: see `settle`.
+
+    Args:
+        moment: state key of m.
+        decoupled: whether weight decay shrinks the weights instead of joining the gradient.
+    """
+
+    def __init__(self, moment: str, decoupled: bool) -> None:
+        self.moment, self.decoupled = moment, decoupled
+        self.slots: dict[Tensor, Slot] = {}
+        self.applied: Tensor | None = None  # cosine between applied and intended perturbation of 16-bit weights
+
+    # ---- the perturbed point ------------------------------------------------------------------------------------
+
+    def square(self, groups: Groups, state: State) -> float:
+        """|m|² over the groups."""
+        return sum(slot.sigma**2 * slot.norm_square() for group in groups for slot in self._moving(group, state))
+
+    def ahead(self, groups: Groups, state: State, started: Tensor | bool) -> None:
+        """Move the groups that are not moved yet to θ̃ = θ - ρ m/|m|, with |m| over all the groups."""
+        square = torch.tensor(self.square(groups, state) if started else 0.0, dtype=torch.float64)
+        for group in groups:
+            if not group["moved"]:
+                group["scale"] = updates.reach(square, group["rho"])
+                self._move(group, list(self._moving(group, state)), ahead=True)
+
+    def back(self, groups: Groups, state: State) -> None:
+        """Bring the groups from θ̃ back to θ."""
+        for group in groups:
+            self._move(group, list(self._moving(group, state)), ahead=False)
+
+    def _move(self, group: dict[str, Any], slots: list[Slot], *, ahead: bool) -> None:
+        scale, exact = group["scale"].item(), []
+        for slot in slots:
+            if slot.param.dtype in LOW_PRECISION:
+                slot.unscale()
+                exact.append((slot.param.detach(), slot.own, slot.own[self.moment]))
+            else:
+                slot.p.add_(slot.m, alpha=(-scale if ahead else scale) * slot.sigma)
+        applied = displace_16_bit(exact, group["scale"], ahead=ahead)
+        self.applied = self.applied if applied is None else applied
+
+    def _moving(self, group: dict[str, Any], state: State) -> Iterator[Slot]:
+        for p in group["params"]:
+            own = state.get(p)
+            if own is not None and self.moment in own:
+                yield self._slot(p, own, None)
+
+    def _slot(self, p: Tensor, own: dict[str, Any], square: float | None) -> Slot:
+        slot = self.slots.get(p)
+        if slot is None:
+            slot = self.slots[p] = Slot(p, own, self.moment, square)
+        else:
+            slot.refresh()
+        return slot
+
+    # ---- the step -----------------------------------------------------------------------------------------------
+
+    def step(self, groups: Groups, state: State, scales: Iterable[Tensor | None], *,
+             grad_scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:  # fmt: skip
+        """Update every parameter that has a gradient; bring all that is at θ̃ = θ - scale·m back to θ.
+
+        `found_inf` = 1: only the way back. `grad_scale`: the gradients are divided by it first, in place.
+        """
+        moved = list(scales)
+        if found_inf is not None and found_inf.item() != 0:
+            self.back([group for group, scale in zip(groups, moved, strict=True) if scale is not None], state)
+            return
+        parts: list[tuple[dict[str, Any], float | None, list[Slot]]] = []
+        for group, away in zip(groups, moved, strict=True):
+            part: dict[torch.dtype, list[Slot]] = {}
+            for p in group["params"]:
+                g = p.grad
+                if g is not None:
+                    own = state[p]
+                    fresh = self.moment not in own
+                    if fresh or ("alignment" not in own and group.get("torque")):
+                        init_state(own, p, group, self.moment)
+                    slot = self._slot(p, own, 0.0 if fresh else None)
+                    slot.take(g)
+                    part.setdefault(p.dtype, []).append(slot)
+                elif away is not None:
+                    self._move(group, list(self._moving({"params": [p]}, state)), ahead=False)
+            scale = None if away is None else away.item()
+            parts += [(group, scale, slots) for slots in part.values()]
+        if grad_scale is not None:
+            torch._foreach_div_([slot.g for *_, slots in parts for slot in slots], grad_scale)
+        shared = self._shared(parts) if groups[0].get("alignment") == "global" else None
+        for group, distance, slots in parts:
+            self._update(group, distance, slots, shared)
+
+    def _coupled(self, group: dict[str, Any]) -> float:
+        return 0.0 if self.decoupled else group["weight_decay"]
+
+    def _shared(self, parts: list[tuple[dict[str, Any], float | None, list[Slot]]]) -> float | None:
+        """One cosine for the whole model; None where no group has torque."""
+        if not any(group["torque"] for group, _, _ in parts):
+            return None
+        total = [0.0, 0.0, 0.0]
+        for group, _, slots in parts:
+            for slot in slots:
+                slot.dots = mg, mm, gg = kernels.dots(slot, decay=self._coupled(group), maximize=group["maximize"])
+                total = [total[0] + slot.sigma * mg, total[1] + slot.sigma**2 * mm, total[2] + gg]
+        return kernels.cosine(*total)
+
+    def _update(self, group: dict[str, Any], scale: float | None, slots: list[Slot], shared: float | None) -> None:
+        """One step of parameters of one dtype. `scale`: they are at θ - scale·m."""
+        # The counts and the scalars below are one small tensor each, handed out in 0-d views: an operation for each
+        # of them would cost as much as a kernel.
+        count = torch.stack([slot.own["step"] for slot in slots]) + 1
+        steps = list(count.unbind())
+        for slot, step in zip(slots, steps, strict=True):
+            slot.own["step"] = step
+        lr, torque = float(group["lr"]), bool(group.get("torque"))
+        plain = not torque and group.get("first_moment") != "sum"
+        if plain and scale is None and slots[0].p.dtype == slots[0].m.dtype:
+            self._as_torch(group, slots, steps, lr)
+            return
+        counts = count.tolist()
+        s_hats = torch.stack([slot.own["alignment"] for slot in slots]).tolist() if torque else []
+        means = torch.stack([slot.own["damping"] for slot in slots]).tolist() if torque and group["rescale"] else []
+        for i, (slot, t) in enumerate(zip(slots, counts, strict=True)):
+            factor = d_hat = 1.0
+            if torque:
+                s_hats[i], factor = self._torque(group, slot, s_hats[i], t, shared)
+            if means:
+                beta = group["betas"][0] if "betas" in group else group["momentum"]
+                means[i] = beta * means[i] + (1 - beta) * factor  # D_t = β D_{t-1} + (1-β)(ε + d_t)
+                d_hat = means[i] / (1 - beta**t) or 1.0  # D̂_t; 0 only if m = 0 too
+            self._apply(group, slot, t, lr=lr, factor=factor, d_hat=d_hat, scale=scale)
+        for key, values in (("alignment", s_hats), ("damping", means)):
+            for slot, value in zip(slots, torch.tensor(values, dtype=slots[0].m.dtype).unbind(), strict=False):
+                slot.own[key] = value
+
+    def _torque(
+        self, group: dict[str, Any], slot: Slot, s_hat: float, t: float, shared: float | None
+    ) -> tuple[float, float]:
+        """ŝ_t and ε + d_t."""
+        gamma, last = group["gamma"], group["torque_steps"]
+        if gamma < 1 and (last is None or t <= last):  # gamma=1 never looks
+            s = shared
+            if s is None:
+                slot.dots = kernels.dots(slot, decay=self._coupled(group), maximize=group["maximize"])
+                s = kernels.cosine(*slot.dots)
+            s_hat = gamma * s_hat + (1 - gamma) * s  # ŝ_t = γ ŝ_{t-1} + (1-γ) s_t
+        return s_hat, group["torque_eps"] + (1 + s_hat) / 2  # d_t = (1 + ŝ_t) / 2
+
+    def _as_torch(self, group: dict[str, Any], slots: list[Slot], steps: list[Tensor], lr: float) -> None:
+        """No torque, no way back: torch's optimizer, in one call over all tensors, bit for bit."""
+        for slot in slots:
+            slot.unscale()
+        ps, gs, ms = [slot.p for slot in slots], [slot.g for slot in slots], [slot.m for slot in slots]
+        both = {"lr": lr, "weight_decay": group["weight_decay"], "maximize": group["maximize"]}
+        if self.moment == "exp_avg":
+            (beta1, beta2), vs = group["betas"], [slot.v for slot in slots]
+            kernels.adam(self.decoupled, ps, gs, ms, vs, steps, beta1=beta1, beta2=beta2, eps=group["eps"], **both)
+        else:
+            kernels.sgd(ps, gs, ms, beta=group["momentum"], factor=1.0, **both)
+        for slot in slots:
+            slot.wrote(None)
+
+    def _apply(self, group: dict[str, Any], slot: Slot, t: float, *, lr: float, factor: float, d_hat: float,
+               scale: float | None) -> None:  # fmt: skip
+        """m, v and θ of one tensor: in one call where nothing else is to be done to it, otherwise in blocks."""
+        plan = self._plan(group, slot, t, lr=lr, factor=factor, d_hat=d_hat)
+        known = None
+        if plan.call is not None and slot.dots is not None:
+            known = kernels.next_square(plan.beta, plan.weight, *slot.dots)
+        before, slot.sigma = slot.sigma, plan.sigma
+        maximize, coupled = group["maximize"], self._coupled(group)
+        if plan.call is not None and scale is None and slot.p.dtype == slot.m.dtype:
+            self._run(plan.call, coupled, slot, slot.p, slot.g, slot.m, slot.v, maximize)
+        else:
+            count, total = known is None and group["rho"] > 0, 0.0
+            clean = kernels.flat(slot.own.pop("clean")) if "clean" in slot.own else None
+            for span in kernels.spans(slot.m.numel(), kernels.BLOCK):
+                g, negate = kernels.gradient(slot, span, decay=coupled, maximize=maximize)
+                p, m, v = slot.p[span], slot.m[span], slot.v[span]
+                work = p if p.dtype == m.dtype else (p if clean is None else clean[span]).to(m.dtype)
+                if scale is not None and clean is None:
+                    work.add_(m, alpha=scale * before)
+                if plan.call is not None:
+                    self._run(plan.call, 0.0, slot, work, g, m, v, negate)
+                else:
+                    self._plain(group, work, -g if negate else g, m, v, t, lr=lr, factor=factor, d_hat=d_hat)
+                if count:
+                    total += kernels.square(m)
+                if work is not p:
+                    p.copy_(work)
+            known = total if count else known
+        slot.wrote(known)
+
+    def _plan(self, group: dict[str, Any], slot: Slot, t: float, *, lr: float, factor: float, d_hat: float) -> Plan:
+        if self.moment != "exp_avg":
+            beta = group["momentum"]
+            return Plan({"lr": lr / d_hat, "beta": beta, "factor": factor}, beta, factor, 1.0)
+        (beta1, beta2), eps = group["betas"], group["eps"]
+        ema = group.get("first_moment") != "sum"
+        c = (1 - beta1) * factor if ema else factor
+        sigma = beta1 * slot.sigma + c  # σ_t = β1 σ_{t-1} + c
+        if not c > _FADED * sigma:
+            slot.unscale()
+            return Plan(None, 0.0, 0.0, 1.0)
+        beta = beta1 * slot.sigma / sigma  # β1'
+        rate = lr * sigma / d_hat * (1 - beta**t)  # the kernel divides by 1 - β1'^t
+        if ema:
+            rate /= 1 - beta1**t
+        else:  # no corrections: the one that the kernel makes for v is taken back
+            root = math.sqrt(1 - beta2**t)
+            rate, eps = rate / root, eps / root
+        call = {"lr": rate, "beta1": beta, "beta2": beta2, "eps": eps}
+        if self.decoupled:
+            call["weight_decay"] = lr * group["weight_decay"] / rate if rate > 0 else 0.0
+        return Plan(call, beta, c / sigma, sigma)
+
+    def _run(self, call: dict[str, Any], coupled: float, slot: Slot, p: Tensor, g: Tensor, m: Tensor, v: Tensor,
+             maximize: bool) -> None:  # fmt: skip
+        if self.moment != "exp_avg":
+            kernels.sgd([p], [g], [m], weight_decay=coupled, maximize=maximize, **call)
+        elif self.decoupled:
+            kernels.adam(True, [p], [g], [m], [v], [slot.own["step"]], maximize=maximize, **call)
+        else:
+            kernels.adam(False, [p], [g], [m], [v], [slot.own["step"]], weight_decay=coupled, maximize=maximize, **call)
+
+    def _plain(self, group: dict[str, Any], p: Tensor, g: Tensor, m: Tensor, v: Tensor, t: float, *, lr: float,
+               factor: float, d_hat: float) -> None:  # fmt: skip
+        weights = torch.tensor([factor, d_hat], dtype=m.dtype)
+        updates.adam(
+            _LOOP,
+            [p],
+            [g],
+            [m],
+            [v],
+            [t],
+            lr=lr,
+            betas=group["betas"],
+            eps=group["eps"],
+            decay=group["weight_decay"] if self.decoupled else 0.0,
+            factor=weights[:1],
+            d_hat=weights[1:],
+            first_moment=group.get("first_moment", "ema"),
+            on_device=False,
+            keep=False,
+        )
+
+    # ---- what others may see ------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Multiply σ back into m and forget what is known of it: the run goes on as one that was resumed from here."""
+        for slot in self.slots.values():
+            slot.refresh()
+            slot.unscale()
+        self.slots.clear()
+
+    def forget(self) -> None:
+        """The state was replaced."""
+        self.slots.clear()
