@@ -53,6 +53,8 @@ def check_arguments(args: TrainingArguments, model: torch.nn.Module | None = Non
     cls = registry.get(name).cls
     if not issubclass(cls, MomentumOptimizer):
         return  # other people's constructors may do more than look
+    if kwargs.get("capturable"):
+        kwargs.pop("fused", None)  # together they exist on an accelerator only, and the weights may not be there yet
     weights = [torch.zeros(1)] if model is None else [p for p in model.parameters() if p.requires_grad]
     try:
         # The constructor alone knows what is allowed. It makes no state, so asking it costs nothing.

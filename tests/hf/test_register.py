@@ -151,7 +151,7 @@ def test_malformed_optim_args_stop_before_any_model_is_loaded(tmp_path, name, te
         ("adatamw", {"optim_args": "rho=-1"}, "rho=-1.0 is out of range"),
         ("adatamw", {"optim_args": "rho=inf"}, "rho=inf is out of range"),
         ("adatamw", {"optim_args": "torque_steps=0"}, "torque_steps=0 is out of range"),
-        ("adatamw", {"optim_args": "fused=true"}, "fused=True is not available"),
+        ("adatamw", {"optim_args": "fused=true,foreach=true"}, "fused=True and foreach=True exclude each other"),
         ("msam", {"optim_args": "differentiable=true"}, "differentiable=True cannot be combined with rho=0.3"),
         ("tam", {"optim_args": "momentum=1"}, "momentum=1.0 is out of range"),
         ("adatamw", {"learning_rate": -1.0}, "lr=-1.0 is out of range"),
