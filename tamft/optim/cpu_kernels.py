@@ -90,21 +90,29 @@ class Slot:
 
     def refresh(self) -> None:
         """Look again where a tensor was replaced or m was written by somebody else."""
-        if self.own[self.moment] is not self._m or self.param.data_ptr() != self._at:
+        m = self.own[self.moment]
+        if m is not self._m or self.param.data_ptr() != self._at:
             self._look()
             self.square = None
-        elif self._m._version != self._version:
+        elif m._version != self._version:
             self.square = None
 
     def take(self, g: Tensor) -> None:
         """The gradient of this step."""
+        self.dots = None
         if g.stride() != self._stride:
             g = torch.empty_like(self.param, dtype=g.dtype).copy_(g)
-        self.g, self.dots = flat(g), None
+        self.g = g if g.dim() == 1 and not g.is_complex() else flat(g)
 
     def wrote(self, square: float | None) -> None:
         """m' was written by us; `square`: |m'|² where it is known."""
         self._version, self.square = self._m._version, square
+
+    def part(self, span: slice | None) -> "Part":
+        """Itself and a span (None: all) of p, g, m, v."""
+        if span is None:
+            return self, self.p, self.g, self.m, self.v
+        return self, self.p[span], self.g[span], self.m[span], self.v[span]
 
     def unscale(self) -> None:
         """Multiply σ back into m."""
@@ -121,6 +129,9 @@ class Slot:
         return self.square
 
 
+Part = tuple[Slot, Tensor, Tensor, Tensor, Tensor]
+
+
 def flat(x: Tensor) -> Tensor:
     """A 1-d view of all elements of a tensor without gaps, in memory order; of a complex one as pairs of reals."""
     if x.dim() == 1 and not x.is_complex():
@@ -129,21 +140,46 @@ def flat(x: Tensor) -> Tensor:
     return x.view(-1) if x.is_contiguous() else x.as_strided((x.numel(),), (1,))
 
 
-def spans(n: int, size: int) -> Iterator[slice]:
-    """0 … n in pieces."""
+def spans(n: int, size: int) -> Iterator[slice | None]:
+    """0 … n in pieces; None for all of what is not larger than one."""
+    if n <= size:
+        return iter((None,))
     return (slice(a, min(a + size, n)) for a in range(0, n, size))
+
+
+def batches(slots: list[Slot]) -> Iterator[list[Part]]:
+    """About `BLOCK` elements at a time: a piece of a large tensor, or several small ones."""
+    batch: list[Part] = []
+    room = BLOCK
+    for slot in slots:
+        for span in spans(slot.m.numel(), BLOCK):
+            part = slot.part(span)
+            if batch and part[1].numel() > room:
+                yield batch
+                batch, room = [], BLOCK
+            batch.append(part)
+            room -= part[1].numel()
+    if batch:
+        yield batch
 
 
 def square(x: Tensor) -> float:
     """|x|² of a flat tensor, right from 1e-30 to 1e30, summed in a fixed order."""
     total = 0.0
-    for part in (x,) if x.numel() <= _DOT else torch.split(x, _DOT):
-        value = torch.dot(part, part).item()
-        if not _SAFE[0] < value < _SAFE[1]:
-            wide = part.double()
-            value = torch.dot(wide, wide).item()
-        total += value
+    for span in spans(x.numel(), _DOT):
+        part = x if span is None else x[span]
+        value: float = torch.dot(part, part).item()
+        total += value if _SAFE[0] < value < _SAFE[1] else _wide_dot(part, part)
     return total
+
+
+def _wide_dot(x: Tensor, y: Tensor) -> float:
+    """<x,y> in float64, a quarter at a time: the copies together are no larger than a tensor."""
+    size = x.numel() // 4 + 1
+    return sum(
+        torch.dot(a.double(), b.double()).item()
+        for a, b in zip(torch.split(x, size), torch.split(y, size), strict=True)
+    )
 
 
 def gradient(slot: Slot, span: slice | None, *, decay: float, maximize: bool) -> tuple[Tensor, bool]:
@@ -165,14 +201,17 @@ def dots(slot: Slot, *, decay: float, maximize: bool) -> tuple[float, float, flo
     mg = gg = 0.0
     n, mm = slot.m.numel(), slot.norm_square()
     trusted = _SAFE[0] < mm < _SAFE[1]
-    for span in (None,) if n <= _DOT else spans(n, _DOT):
+    if n <= _DOT and decay == 0 and trusted and slot.g.dtype == slot.m.dtype:  # nearly always
+        dot, own = torch.dot(slot.m, slot.g).item(), torch.dot(slot.g, slot.g).item()
+        if _SAFE[0] < own < _SAFE[1]:
+            return -dot if maximize else dot, mm, own
+    for span in spans(n, _DOT):
         m = slot.m if span is None else slot.m[span]
         g, negate = gradient(slot, span, decay=decay, maximize=maximize)
-        dot, own = torch.dot(m, g).item(), torch.dot(g, g).item()
-        if not (trusted and _SAFE[0] < own < _SAFE[1]):
-            wide = g.double()
-            dot, own = torch.dot(m.double(), wide).item(), torch.dot(wide, wide).item()
-        mg += -dot if negate else dot
+        own = square(g)
+        if mm > 0:
+            dot = torch.dot(m, g).item() if trusted and _SAFE[0] < own < _SAFE[1] else _wide_dot(m, g)
+            mg += -dot if negate else dot
         gg += own
     return mg, mm, gg
 

@@ -12,7 +12,7 @@ not read from memory either: |β m + c g|² = β²|m|² + 2βc<m,g> + c²|g|², 
 """
 
 import math
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,37 +83,38 @@ class Engine:
 
     def ahead(self, groups: Groups, state: State, started: Tensor | bool) -> None:
         """Move the groups that are not moved yet to θ̃ = θ - ρ m/|m|, with |m| over all the groups."""
-        square = torch.tensor(self.square(groups, state) if started else 0.0, dtype=torch.float64)
-        for group in groups:
+        moving = [self._moving(group, state) for group in groups]
+        total = sum(slot.sigma**2 * slot.norm_square() for slots in moving for slot in slots) if started else 0.0
+        square = torch.tensor(total, dtype=torch.float64)
+        for group, slots in zip(groups, moving, strict=True):
             if not group["moved"]:
                 group["scale"] = updates.reach(square, group["rho"])
-                self._move(group, list(self._moving(group, state)), ahead=True)
+                self._move(group, slots, ahead=True)
 
     def back(self, groups: Groups, state: State) -> None:
         """Bring the groups from θ̃ back to θ."""
         for group in groups:
-            self._move(group, list(self._moving(group, state)), ahead=False)
+            self._move(group, self._moving(group, state), ahead=False)
 
     def _move(self, group: dict[str, Any], slots: list[Slot], *, ahead: bool) -> None:
-        scale, exact = group["scale"].item(), []
+        exact = []
+        scale = -group["scale"].item() if ahead else group["scale"].item()
         for slot in slots:
             if slot.param.dtype in LOW_PRECISION:
                 slot.unscale()
                 exact.append((slot.param.detach(), slot.own, slot.own[self.moment]))
             else:
-                slot.p.add_(slot.m, alpha=(-scale if ahead else scale) * slot.sigma)
+                slot.p.add_(slot.m, alpha=scale * slot.sigma)
         applied = displace_16_bit(exact, group["scale"], ahead=ahead)
         self.applied = self.applied if applied is None else applied
 
-    def _moving(self, group: dict[str, Any], state: State) -> Iterator[Slot]:
-        for p in group["params"]:
-            own = state.get(p)
-            if own is not None and self.moment in own:
-                yield self._slot(p, own, None)
+    def _moving(self, group: dict[str, Any], state: State) -> list[Slot]:
+        owners = ((p, state.get(p)) for p in group["params"])
+        return [self._slot(p, own, None) for p, own in owners if own is not None and self.moment in own]
 
     def _slot(self, p: Tensor, own: dict[str, Any], square: float | None) -> Slot:
         slot = self.slots.get(p)
-        if slot is None:
+        if slot is None or slot.own is not own:
             slot = self.slots[p] = Slot(p, own, self.moment, square)
         else:
             slot.refresh()
@@ -178,8 +179,8 @@ class Engine:
             slot.own["step"] = step
         lr, torque = float(group["lr"]), bool(group.get("torque"))
         plain = not torque and group.get("first_moment") != "sum"
-        if plain and scale is None and slots[0].p.dtype == slots[0].m.dtype:
-            self._as_torch(group, slots, steps, lr)
+        if plain and slots[0].p.dtype == slots[0].m.dtype and (scale is None or self._coupled(group) == 0):
+            self._as_torch(group, slots, lr, scale)
             return
         counts = count.tolist()
         s_hats = torch.stack([slot.own["alignment"] for slot in slots]).tolist() if torque else []
@@ -210,19 +211,35 @@ class Engine:
             s_hat = gamma * s_hat + (1 - gamma) * s  # ŝ_t = γ ŝ_{t-1} + (1-γ) s_t
         return s_hat, group["torque_eps"] + (1 + s_hat) / 2  # d_t = (1 + ŝ_t) / 2
 
-    def _as_torch(self, group: dict[str, Any], slots: list[Slot], steps: list[Tensor], lr: float) -> None:
-        """No torque, no way back: torch's optimizer, in one call over all tensors, bit for bit."""
+    def _as_torch(self, group: dict[str, Any], slots: list[Slot], lr: float, scale: float | None) -> None:
+        """No torque: torch's optimizer, bit for bit; on the way back from θ̃, or with ρ, in batches that stay cached."""
         for slot in slots:
             slot.unscale()
-        ps, gs, ms = [slot.p for slot in slots], [slot.g for slot in slots], [slot.m for slot in slots]
         both = {"lr": lr, "weight_decay": group["weight_decay"], "maximize": group["maximize"]}
         if self.moment == "exp_avg":
-            (beta1, beta2), vs = group["betas"], [slot.v for slot in slots]
-            kernels.adam(self.decoupled, ps, gs, ms, vs, steps, beta1=beta1, beta2=beta2, eps=group["eps"], **both)
+            both |= {"beta1": group["betas"][0], "beta2": group["betas"][1], "eps": group["eps"]}
+        if scale is None and group["rho"] == 0:
+            self._kernel([slot.part(None) for slot in slots], both, group)
+            for slot in slots:
+                slot.wrote(None)
+            return
+        squares = dict.fromkeys(slots, 0.0)
+        for parts in kernels.batches(slots):
+            if scale is not None:
+                for _, p, _, m, _ in parts:
+                    p.add_(m, alpha=scale)
+            self._kernel(parts, both, group)
+            for slot, _, _, m, _ in parts:
+                squares[slot] += kernels.square(m)
+        for slot, value in squares.items():
+            slot.wrote(value)
+
+    def _kernel(self, parts: list[kernels.Part], call: dict[str, Any], group: dict[str, Any]) -> None:
+        slots, ps, gs, ms, vs = (list(column) for column in zip(*parts, strict=True))
+        if self.moment == "exp_avg":
+            kernels.adam(self.decoupled, ps, gs, ms, vs, [slot.own["step"] for slot in slots], **call)
         else:
-            kernels.sgd(ps, gs, ms, beta=group["momentum"], factor=1.0, **both)
-        for slot in slots:
-            slot.wrote(None)
+            kernels.sgd(ps, gs, ms, beta=group["momentum"], factor=1.0, **call)
 
     def _apply(self, group: dict[str, Any], slot: Slot, t: float, *, lr: float, factor: float, d_hat: float,
                scale: float | None) -> None:  # fmt: skip
@@ -239,9 +256,13 @@ class Engine:
             count, total = known is None and group["rho"] > 0, 0.0
             clean = kernels.flat(slot.own.pop("clean")) if "clean" in slot.own else None
             for span in kernels.spans(slot.m.numel(), kernels.BLOCK):
-                g, negate = kernels.gradient(slot, span, decay=coupled, maximize=maximize)
-                p, m, v = slot.p[span], slot.m[span], slot.v[span]
-                work = p if p.dtype == m.dtype else (p if clean is None else clean[span]).to(m.dtype)
+                _, p, g, m, v = slot.part(span)
+                negate = maximize
+                if coupled != 0 or g.dtype != m.dtype:
+                    g, negate = kernels.gradient(slot, span, decay=coupled, maximize=maximize)
+                work = p
+                if p.dtype != m.dtype:
+                    work = (p if clean is None else clean if span is None else clean[span]).to(m.dtype)
                 if scale is not None and clean is None:
                     work.add_(m, alpha=scale * before)
                 if plan.call is not None:
