@@ -50,7 +50,7 @@ format: $(STAMP)
 	$(RUN) -m ruff format .
 
 bench: $(STAMP)
-	OMP_NUM_THREADS=1 $(RUN) benchmarks/step.py $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/step.py --short $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist

@@ -272,7 +272,7 @@ def fresh(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("target", "work"), [("demo", "-m tamft.cli demo"), ("test", "-m pytest -n 2"), ("bench", "benchmarks/step.py")]
+    ("target", "work"), [("demo", "-m tamft.cli demo"), ("test", "-m pytest -n 2"), ("bench", "benchmarks/step.py --short")]
 )
 def test_make_installs_once(fresh, target, work):
     result, calls = fresh(target)
