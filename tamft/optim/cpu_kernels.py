@@ -15,13 +15,6 @@ _DOT = 1 << 19  # elements per dot product: 4 MiB of m and g, which the second o
 BLOCK = 1 << 18  # elements per call where a tensor is updated in blocks: what was just written is still in the cache
 
 
-def adam(decoupled: bool, params: list[Tensor], grads: list[Tensor], ms: list[Tensor], vs: list[Tensor],
-         steps: list[Tensor], **call: Any) -> None:  # fmt: skip
-    """torch's Adam (AdamW if `decoupled`), all tensors in one call. `steps` count this step already."""
-    kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
-    kernel(params, grads, ms, vs, [], steps, amsgrad=False, **call)
-
-
 def sgd(params: list[Tensor], grads: list[Tensor], ms: list[Tensor], *, lr: float, beta: float, factor: float,
         weight_decay: float, maximize: bool) -> None:  # fmt: skip
     """m = β m + factor·g, θ = θ - η m, all tensors in one call."""
@@ -37,9 +30,9 @@ def kernels_differ() -> str | None:
     ball, moments = [x.clone() for x in (p, g, m)], [x.clone() for x in (p, g, m, v)]
     try:
         sgd(ball[:1], ball[1:2], ball[2:], lr=0.1, beta=0.8, factor=0.3, weight_decay=0.0, maximize=False)
-        call = {"lr": 0.1, "beta1": 0.8, "beta2": 0.9, "eps": 0.01, "weight_decay": 0.5, "maximize": True}
-        lists = [[x] for x in moments]
-        adam(True, lists[0], lists[1], lists[2], lists[3], [torch.tensor(3.0)], **call)
+        call: Any = {"lr": 0.1, "beta1": 0.8, "beta2": 0.9, "eps": 0.01, "weight_decay": 0.5, "maximize": True}
+        lists: Any = [[x] for x in moments]
+        torch._fused_adamw_(*lists, [], [torch.tensor(3.0)], amsgrad=False, **call)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
         return f"torch {torch.__version__} has no fused CPU kernels as tamft knows them ({error})"
     new = 0.8 * m + 0.3 * g
@@ -182,7 +175,7 @@ def _wide_dot(x: Tensor, y: Tensor) -> float:
     )
 
 
-def gradient(slot: Slot, span: slice | None, *, decay: float, maximize: bool) -> tuple[Tensor, bool]:
+def gradient(slot: Slot, span: slice | None, decay: float, maximize: bool) -> tuple[Tensor, bool]:
     """g of a span (None: of all) in the state's precision, and whether it is still to be negated.
 
     `decay`: coupled decay λ. λθ̃ is added, θ̃ being where p is: at the point where the gradient was taken.
@@ -196,7 +189,7 @@ def gradient(slot: Slot, span: slice | None, *, decay: float, maximize: bool) ->
     return (g.neg() if maximize else g.clone()).add_(p, alpha=decay), False
 
 
-def dots(slot: Slot, *, decay: float, maximize: bool) -> tuple[float, float, float]:
+def dots(slot: Slot, decay: float, maximize: bool) -> tuple[float, float, float]:
     """<m',g>, |m'|², |g|² of a tensor: see `gradient`."""
     mg = gg = 0.0
     n, mm = slot.m.numel(), slot.norm_square()
@@ -207,7 +200,7 @@ def dots(slot: Slot, *, decay: float, maximize: bool) -> tuple[float, float, flo
             return -dot if maximize else dot, mm, own
     for span in spans(n, _DOT):
         m = slot.m if span is None else slot.m[span]
-        g, negate = gradient(slot, span, decay=decay, maximize=maximize)
+        g, negate = gradient(slot, span, decay, maximize)
         own = square(g)
         if mm > 0:
             dot = torch.dot(m, g).item() if trusted and _SAFE[0] < own < _SAFE[1] else _wide_dot(m, g)

@@ -13,7 +13,6 @@ not read from memory either: |β m + c g|² = β²|m|² + 2βc<m,g> + c²|g|², 
 
 import math
 from collections.abc import Iterable, MutableMapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,19 +48,6 @@ def refusal(groups: Groups, moment: str) -> str | None:
     return kernels.kernels_differ()
 
 
-@dataclass(slots=True)
-class Plan:
-    """How a tensor is updated: m' = beta·m' + weight·g by the fused kernel with the arguments `call`; m = sigma·m'.
-
-    `call` None: the gradient's weight is beyond the kernel, σ was multiplied back, and the plain operations do it.
-    """
-
-    call: dict[str, Any] | None
-    beta: float
-    weight: float
-    sigma: float
-
-
 class Engine:
     """The fused path of one optimizer. Holds nothing that must be saved: see `settle`.
 
@@ -72,6 +58,7 @@ class Engine:
 
     def __init__(self, moment: str, decoupled: bool) -> None:
         self.moment, self.decoupled = moment, decoupled
+        self._adam = torch._fused_adamw_ if decoupled else torch._fused_adam_
         self.slots: dict[Tensor, Slot] = {}
         self.applied: Tensor | None = None  # cosine between applied and intended perturbation of 16-bit weights
 
@@ -165,7 +152,7 @@ class Engine:
         total = [0.0, 0.0, 0.0]
         for group, _, slots in parts:
             for slot in slots:
-                slot.dots = mg, mm, gg = kernels.dots(slot, decay=self._coupled(group), maximize=group["maximize"])
+                slot.dots = mg, mm, gg = kernels.dots(slot, self._coupled(group), group["maximize"])
                 total = [total[0] + slot.sigma * mg, total[1] + slot.sigma**2 * mm, total[2] + gg]
         return kernels.cosine(*total)
 
@@ -174,52 +161,131 @@ class Engine:
         # The counts and the scalars below are one small tensor each, handed out in 0-d views: an operation for each
         # of them would cost as much as a kernel.
         count = torch.stack([slot.own["step"] for slot in slots]) + 1
-        steps = list(count.unbind())
-        for slot, step in zip(slots, steps, strict=True):
+        for slot, step in zip(slots, count.unbind(), strict=True):
             slot.own["step"] = step
-        lr, torque = float(group["lr"]), bool(group.get("torque"))
+        torque, coupled = bool(group.get("torque")), self._coupled(group)
         plain = not torque and group.get("first_moment") != "sum"
-        if plain and slots[0].p.dtype == slots[0].m.dtype and (scale is None or self._coupled(group) == 0):
-            self._as_torch(group, slots, lr, scale)
+        whole = slots[0].p.dtype == slots[0].m.dtype
+        if plain and whole and (scale is None or coupled == 0):
+            self._as_torch(group, slots, scale)
             return
-        counts = count.tolist()
         s_hats = torch.stack([slot.own["alignment"] for slot in slots]).tolist() if torque else []
         means = torch.stack([slot.own["damping"] for slot in slots]).tolist() if torque and group["rescale"] else []
-        for i, (slot, t) in enumerate(zip(slots, counts, strict=True)):
+        beta = group["betas"][0] if "betas" in group else group["momentum"]
+        gamma, last, eps = group.get("gamma", 1.0), group.get("torque_steps"), group.get("torque_eps", 0.0)
+        plan = self._adam_plan if self.moment == "exp_avg" else self._ball_plan
+        maximize, run = group["maximize"], self._run
+        for i, (slot, t) in enumerate(zip(slots, count.tolist(), strict=True)):
             factor = d_hat = 1.0
             if torque:
-                s_hats[i], factor = self._torque(group, slot, s_hats[i], t, shared)
+                if gamma < 1 and (last is None or t <= last):  # gamma=1 never looks
+                    if slot.dots is None:
+                        slot.dots = kernels.dots(slot, coupled, maximize)
+                    s = kernels.cosine(*slot.dots) if shared is None else shared
+                    s_hats[i] = gamma * s_hats[i] + (1 - gamma) * s  # ŝ_t = γ ŝ_{t-1} + (1-γ) s_t
+                factor = eps + (1 + s_hats[i]) / 2  # ε + d_t, d_t = (1 + ŝ_t) / 2
             if means:
-                beta = group["betas"][0] if "betas" in group else group["momentum"]
                 means[i] = beta * means[i] + (1 - beta) * factor  # D_t = β D_{t-1} + (1-β)(ε + d_t)
                 d_hat = means[i] / (1 - beta**t) or 1.0  # D̂_t; 0 only if m = 0 too
-            self._apply(group, slot, t, lr=lr, factor=factor, d_hat=d_hat, scale=scale)
+            call, kept, weight, sigma = plan(group, slot, t, factor, d_hat)
+            if scale is None and whole and call is not None:
+                slot.sigma = sigma
+                run(slot, slot.p, slot.g, slot.m, slot.v, call)
+                known = None
+            else:
+                known = self._in_blocks(group, slot, t, call, sigma, scale, factor, d_hat)
+            if slot.dots is not None and call is not None:
+                known = kernels.next_square(kept, weight, *slot.dots)
+            slot.wrote(known)
         for key, values in (("alignment", s_hats), ("damping", means)):
             for slot, value in zip(slots, torch.tensor(values, dtype=slots[0].m.dtype).unbind(), strict=False):
                 slot.own[key] = value
 
-    def _torque(
-        self, group: dict[str, Any], slot: Slot, s_hat: float, t: float, shared: float | None
-    ) -> tuple[float, float]:
-        """ŝ_t and ε + d_t."""
-        gamma, last = group["gamma"], group["torque_steps"]
-        if gamma < 1 and (last is None or t <= last):  # gamma=1 never looks
-            s = shared
-            if s is None:
-                slot.dots = kernels.dots(slot, decay=self._coupled(group), maximize=group["maximize"])
-                s = kernels.cosine(*slot.dots)
-            s_hat = gamma * s_hat + (1 - gamma) * s  # ŝ_t = γ ŝ_{t-1} + (1-γ) s_t
-        return s_hat, group["torque_eps"] + (1 + s_hat) / 2  # d_t = (1 + ŝ_t) / 2
+    def _run(self, slot: Slot, p: Tensor, g: Tensor, m: Tensor, v: Tensor, call: dict[str, Any]) -> None:
+        if self.moment == "exp_avg":
+            self._adam([p], [g], [m], [v], [], [slot.own["step"]], **call)
+        else:
+            kernels.sgd([p], [g], [m], **call)
 
-    def _as_torch(self, group: dict[str, Any], slots: list[Slot], lr: float, scale: float | None) -> None:
+    def _ball_plan(
+        self, group: dict[str, Any], slot: Slot, t: float, factor: float, d_hat: float
+    ) -> tuple[dict[str, Any] | None, float, float, float]:
+        """The kernel's arguments; then m' = β m' + w g and m = σ m': β, w, σ."""
+        call = {"lr": float(group["lr"]) / d_hat, "beta": group["momentum"], "factor": factor}
+        call |= {"weight_decay": group["weight_decay"], "maximize": group["maximize"]}
+        return call, group["momentum"], factor, 1.0
+
+    def _adam_plan(
+        self, group: dict[str, Any], slot: Slot, t: float, factor: float, d_hat: float
+    ) -> tuple[dict[str, Any] | None, float, float, float]:
+        """As `_ball_plan`; no arguments where g is too light for β1': σ was multiplied back, plain operations do it."""
+        (beta1, beta2), eps, lr = group["betas"], group["eps"], float(group["lr"])
+        ema = group.get("first_moment") != "sum"
+        c = (1 - beta1) * factor if ema else factor
+        sigma = beta1 * slot.sigma + c  # σ_t = β1 σ_{t-1} + c
+        if not c > _FADED * sigma:
+            slot.unscale()
+            return None, 0.0, 0.0, 1.0
+        beta = beta1 * slot.sigma / sigma  # β1'
+        rate = lr * sigma / d_hat * (1 - beta**t)  # the kernel divides by 1 - β1'^t
+        if ema:
+            rate /= 1 - beta1**t
+        else:  # no corrections: the one that the kernel makes for v is taken back
+            root = math.sqrt(1 - beta2**t)
+            rate, eps = rate / root, eps / root
+        decay = group["weight_decay"]
+        if self.decoupled:  # the kernel multiplies it by its own rate
+            decay = lr * decay / rate if rate > 0 else 0.0
+        call = {"lr": rate, "beta1": beta, "beta2": beta2, "eps": eps, "weight_decay": decay, "amsgrad": False}
+        call["maximize"] = group["maximize"]
+        return call, beta, c / sigma, sigma
+
+    def _in_blocks(self, group: dict[str, Any], slot: Slot, t: float, call: dict[str, Any] | None, sigma: float,
+                   scale: float | None, factor: float, d_hat: float) -> float | None:  # fmt: skip
+        """m, v and θ where more is to be done than the kernel does, block by block. Returns |m'|² where ρ wants it."""
+        coupled, total = self._coupled(group), 0.0
+        count = group["rho"] > 0 and slot.dots is None
+        before, slot.sigma = slot.sigma, sigma
+        clean = kernels.flat(slot.own.pop("clean")) if "clean" in slot.own else None
+        for span in kernels.spans(slot.m.numel(), kernels.BLOCK):
+            _, p, g, m, v = slot.part(span)
+            negate, work = group["maximize"], p
+            if coupled != 0 or g.dtype != m.dtype:
+                g, negate = kernels.gradient(slot, span, coupled, negate)
+            if p.dtype != m.dtype:
+                work = (p if clean is None else clean if span is None else clean[span]).to(m.dtype)
+            if scale is not None and clean is None:
+                work.add_(m, alpha=scale * before)
+            if call is None:
+                self._plainly(group, work, -g if negate else g, m, v, t, factor, d_hat)
+            else:
+                decay = call["weight_decay"] if self.decoupled else 0.0
+                self._run(slot, work, g, m, v, {**call, "weight_decay": decay, "maximize": negate})
+            if count:
+                total += kernels.square(m)
+            if work is not p:
+                p.copy_(work)
+        return total if count else None
+
+    def _plainly(self, group: dict[str, Any], p: Tensor, g: Tensor, m: Tensor, v: Tensor, t: float, factor: float,
+                 d_hat: float) -> None:  # fmt: skip
+        weights = torch.tensor([factor, d_hat], dtype=m.dtype)
+        options = {"lr": group["lr"], "betas": group["betas"], "eps": group["eps"], "on_device": False, "keep": False}
+        options |= {"decay": group["weight_decay"] if self.decoupled else 0.0, "factor": weights[:1]}
+        options |= {"d_hat": weights[1:], "first_moment": group.get("first_moment", "ema")}
+        updates.adam(_LOOP, [p], [g], [m], [v], [t], **options)
+
+    def _as_torch(self, group: dict[str, Any], slots: list[Slot], scale: float | None) -> None:
         """No torque: torch's optimizer, bit for bit; on the way back from θ̃, or with ρ, in batches that stay cached."""
         for slot in slots:
             slot.unscale()
-        both = {"lr": lr, "weight_decay": group["weight_decay"], "maximize": group["maximize"]}
+        call = {"lr": float(group["lr"]), "weight_decay": group["weight_decay"], "maximize": group["maximize"]}
         if self.moment == "exp_avg":
-            both |= {"beta1": group["betas"][0], "beta2": group["betas"][1], "eps": group["eps"]}
+            call |= {"beta1": group["betas"][0], "beta2": group["betas"][1], "eps": group["eps"], "amsgrad": False}
+        else:
+            call |= {"beta": group["momentum"], "factor": 1.0}
         if scale is None and group["rho"] == 0:
-            self._kernel([slot.part(None) for slot in slots], both, group)
+            self._run_all([slot.part(None) for slot in slots], call)
             for slot in slots:
                 slot.wrote(None)
             return
@@ -228,106 +294,18 @@ class Engine:
             if scale is not None:
                 for _, p, _, m, _ in parts:
                     p.add_(m, alpha=scale)
-            self._kernel(parts, both, group)
+            self._run_all(parts, call)
             for slot, _, _, m, _ in parts:
                 squares[slot] += kernels.square(m)
         for slot, value in squares.items():
             slot.wrote(value)
 
-    def _kernel(self, parts: list[kernels.Part], call: dict[str, Any], group: dict[str, Any]) -> None:
+    def _run_all(self, parts: list[kernels.Part], call: dict[str, Any]) -> None:
         slots, ps, gs, ms, vs = (list(column) for column in zip(*parts, strict=True))
         if self.moment == "exp_avg":
-            kernels.adam(self.decoupled, ps, gs, ms, vs, [slot.own["step"] for slot in slots], **call)
+            self._adam(ps, gs, ms, vs, [], [slot.own["step"] for slot in slots], **call)
         else:
-            kernels.sgd(ps, gs, ms, beta=group["momentum"], factor=1.0, **call)
-
-    def _apply(self, group: dict[str, Any], slot: Slot, t: float, *, lr: float, factor: float, d_hat: float,
-               scale: float | None) -> None:  # fmt: skip
-        """m, v and θ of one tensor: in one call where nothing else is to be done to it, otherwise in blocks."""
-        plan = self._plan(group, slot, t, lr=lr, factor=factor, d_hat=d_hat)
-        known = None
-        if plan.call is not None and slot.dots is not None:
-            known = kernels.next_square(plan.beta, plan.weight, *slot.dots)
-        before, slot.sigma = slot.sigma, plan.sigma
-        maximize, coupled = group["maximize"], self._coupled(group)
-        if plan.call is not None and scale is None and slot.p.dtype == slot.m.dtype:
-            self._run(plan.call, coupled, slot, slot.p, slot.g, slot.m, slot.v, maximize)
-        else:
-            count, total = known is None and group["rho"] > 0, 0.0
-            clean = kernels.flat(slot.own.pop("clean")) if "clean" in slot.own else None
-            for span in kernels.spans(slot.m.numel(), kernels.BLOCK):
-                _, p, g, m, v = slot.part(span)
-                negate = maximize
-                if coupled != 0 or g.dtype != m.dtype:
-                    g, negate = kernels.gradient(slot, span, decay=coupled, maximize=maximize)
-                work = p
-                if p.dtype != m.dtype:
-                    work = (p if clean is None else clean if span is None else clean[span]).to(m.dtype)
-                if scale is not None and clean is None:
-                    work.add_(m, alpha=scale * before)
-                if plan.call is not None:
-                    self._run(plan.call, 0.0, slot, work, g, m, v, negate)
-                else:
-                    self._plain(group, work, -g if negate else g, m, v, t, lr=lr, factor=factor, d_hat=d_hat)
-                if count:
-                    total += kernels.square(m)
-                if work is not p:
-                    p.copy_(work)
-            known = total if count else known
-        slot.wrote(known)
-
-    def _plan(self, group: dict[str, Any], slot: Slot, t: float, *, lr: float, factor: float, d_hat: float) -> Plan:
-        if self.moment != "exp_avg":
-            beta = group["momentum"]
-            return Plan({"lr": lr / d_hat, "beta": beta, "factor": factor}, beta, factor, 1.0)
-        (beta1, beta2), eps = group["betas"], group["eps"]
-        ema = group.get("first_moment") != "sum"
-        c = (1 - beta1) * factor if ema else factor
-        sigma = beta1 * slot.sigma + c  # σ_t = β1 σ_{t-1} + c
-        if not c > _FADED * sigma:
-            slot.unscale()
-            return Plan(None, 0.0, 0.0, 1.0)
-        beta = beta1 * slot.sigma / sigma  # β1'
-        rate = lr * sigma / d_hat * (1 - beta**t)  # the kernel divides by 1 - β1'^t
-        if ema:
-            rate /= 1 - beta1**t
-        else:  # no corrections: the one that the kernel makes for v is taken back
-            root = math.sqrt(1 - beta2**t)
-            rate, eps = rate / root, eps / root
-        call = {"lr": rate, "beta1": beta, "beta2": beta2, "eps": eps}
-        if self.decoupled:
-            call["weight_decay"] = lr * group["weight_decay"] / rate if rate > 0 else 0.0
-        return Plan(call, beta, c / sigma, sigma)
-
-    def _run(self, call: dict[str, Any], coupled: float, slot: Slot, p: Tensor, g: Tensor, m: Tensor, v: Tensor,
-             maximize: bool) -> None:  # fmt: skip
-        if self.moment != "exp_avg":
-            kernels.sgd([p], [g], [m], weight_decay=coupled, maximize=maximize, **call)
-        elif self.decoupled:
-            kernels.adam(True, [p], [g], [m], [v], [slot.own["step"]], maximize=maximize, **call)
-        else:
-            kernels.adam(False, [p], [g], [m], [v], [slot.own["step"]], weight_decay=coupled, maximize=maximize, **call)
-
-    def _plain(self, group: dict[str, Any], p: Tensor, g: Tensor, m: Tensor, v: Tensor, t: float, *, lr: float,
-               factor: float, d_hat: float) -> None:  # fmt: skip
-        weights = torch.tensor([factor, d_hat], dtype=m.dtype)
-        updates.adam(
-            _LOOP,
-            [p],
-            [g],
-            [m],
-            [v],
-            [t],
-            lr=lr,
-            betas=group["betas"],
-            eps=group["eps"],
-            decay=group["weight_decay"] if self.decoupled else 0.0,
-            factor=weights[:1],
-            d_hat=weights[1:],
-            first_moment=group.get("first_moment", "ema"),
-            on_device=False,
-            keep=False,
-        )
+            kernels.sgd(ps, gs, ms, **call)
 
     # ---- what others may see ------------------------------------------------------------------------------------
 
