@@ -1,7 +1,7 @@
 """What the fused path on a CPU computes with: torch's private fused kernels, and dot products on flat memory."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -31,8 +31,8 @@ def kernels_differ() -> str | None:
     try:
         sgd(ball[:1], ball[1:2], ball[2:], lr=0.1, beta=0.8, factor=0.3, weight_decay=0.0, maximize=False)
         call: Any = {"lr": 0.1, "beta1": 0.8, "beta2": 0.9, "eps": 0.01, "weight_decay": 0.5, "maximize": True}
-        lists: Any = [[x] for x in moments]
-        torch._fused_adamw_(*lists, [], [torch.tensor(3.0)], amsgrad=False, **call)
+        lists = [[x] for x in moments]
+        torch._fused_adamw_(lists[0], lists[1], lists[2], lists[3], [], [torch.tensor(3.0)], amsgrad=False, **call)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
         return f"torch {torch.__version__} has no fused CPU kernels as tamft knows them ({error})"
     new = 0.8 * m + 0.3 * g
@@ -133,11 +133,9 @@ def flat(x: Tensor) -> Tensor:
     return x.view(-1) if x.is_contiguous() else x.as_strided((x.numel(),), (1,))
 
 
-def spans(n: int, size: int) -> Iterator[slice | None]:
+def spans(n: int, size: int) -> Sequence[slice | None]:
     """0 … n in pieces; None for all of what is not larger than one."""
-    if n <= size:
-        return iter((None,))
-    return (slice(a, min(a + size, n)) for a in range(0, n, size))
+    return (None,) if n <= size else [slice(a, min(a + size, n)) for a in range(0, n, size)]
 
 
 def batches(slots: list[Slot]) -> Iterator[list[Part]]:

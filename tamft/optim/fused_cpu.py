@@ -188,10 +188,15 @@ class Engine:
                 means[i] = beta * means[i] + (1 - beta) * factor  # D_t = β D_{t-1} + (1-β)(ε + d_t)
                 d_hat = means[i] / (1 - beta**t) or 1.0  # D̂_t; 0 only if m = 0 too
             call, kept, weight, sigma = plan(group, slot, t, factor, d_hat)
-            if scale is None and whole and call is not None:
+            small = slot.m.numel() <= kernels.BLOCK
+            known = None
+            if call is not None and whole and (scale is None or (small and coupled == 0)):
+                if scale is not None:
+                    slot.p.add_(slot.m, alpha=scale * slot.sigma)
                 slot.sigma = sigma
                 run(slot, slot.p, slot.g, slot.m, slot.v, call)
-                known = None
+                if slot.dots is None and small and group["rho"] > 0:
+                    known = kernels.square(slot.m)  # while it is in the cache
             else:
                 known = self._in_blocks(group, slot, t, call, sigma, scale, factor, d_hat)
             if slot.dots is not None and call is not None:
@@ -247,7 +252,8 @@ class Engine:
         count = group["rho"] > 0 and slot.dots is None
         before, slot.sigma = slot.sigma, sigma
         clean = kernels.flat(slot.own.pop("clean")) if "clean" in slot.own else None
-        for span in kernels.spans(slot.m.numel(), kernels.BLOCK):
+        # From the end: that is what the dot products read last.
+        for span in reversed(kernels.spans(slot.m.numel(), kernels.BLOCK)):
             _, p, g, m, v = slot.part(span)
             negate, work = group["maximize"], p
             if coupled != 0 or g.dtype != m.dtype:
