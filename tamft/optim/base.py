@@ -6,20 +6,16 @@ The weights are the real weights whenever `step()` has returned; `train()` moves
 
 import importlib
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import (
-    Optimizer,
-    ParamsT,
-    StateDict,
-    _default_to_fused_or_foreach,
-    _use_grad_for_differentiable,
-)
+from torch._compile import _disable_dynamo
+from torch.optim.optimizer import Optimizer, ParamsT, StateDict, _default_to_fused_or_foreach
 
 from tamft.optim import updates
-from tamft.optim.bucket import Bucket, displace_16_bit, init_state, real
+from tamft.optim.bucket import Bucket, displace_16_bit, global_cosine, init_state, on_device, real
+from tamft.optim.engines import choose
 from tamft.optim.load import exact_state, refuse_foreign
 from tamft.optim.ops import Foreach, Loop, Ops, squares
 from tamft.optim.options import LOW_PRECISION, check, check_group
@@ -53,6 +49,9 @@ class MomentumOptimizer(Optimizer):
         check(type(self).__name__, defaults)
         if "betas" in defaults:
             defaults["betas"] = tuple(defaults["betas"])
+        # Set by the first compiled step: what is not compiled (train(), a log) then stays off the fused path as well.
+        # In a dict, because torch.compile forgets what a step assigns to an attribute of an optimizer.
+        self._seen = {"compiled": False}
         super().__init__(params, defaults)
         if defaults["fused"]:
             self._fused_module()  # raises where it cannot be had
@@ -72,6 +71,11 @@ class MomentumOptimizer(Optimizer):
         group.setdefault("scale", torch.zeros((), dtype=torch.float32))
         group.setdefault("tamft_format", FORMAT)
 
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        # torch.compile answers a plain `self.param_groups` with `capturable` set in every group, and leaves it set.
+        return cast("list[dict[str, Any]]", vars(self)["param_groups"])
+
     # ---- the perturbed point ------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -84,14 +88,14 @@ class MomentumOptimizer(Optimizer):
         if not mode:
             self._go_back()
             return self
-        groups = [group for group in self.param_groups if group["rho"] > 0]
+        groups = [group for group in self._groups if group["rho"] > 0]
         if all(group["moved"] for group in groups):
             return self
         moments = [m for group in groups for _, _, m in self._momenta(group)]
         if not moments or self._too_early():
             return self
         started: Tensor | bool = True
-        if groups[0]["capturable"] and groups[0]["rho_start"] > 0:
+        if on_device(groups[0]) and groups[0]["rho_start"] > 0:
             started = self._steps_done() >= groups[0]["rho_start"]
         engine = self._fused_engine()
         if engine is not None:
@@ -115,7 +119,7 @@ class MomentumOptimizer(Optimizer):
 
     @torch.no_grad()
     def _go_back(self) -> None:
-        moved = [group for group in self.param_groups if group["moved"]]
+        moved = [group for group in self._groups if group["moved"]]
         engine = self._fused_engine() if moved else None
         if engine is not None:
             engine.back(moved, self._state)
@@ -150,17 +154,19 @@ class MomentumOptimizer(Optimizer):
                 yield p, state, real(state[self.moment])
 
     def _steps_done(self) -> Tensor:
-        steps = [state["step"] for group in self.param_groups for _, state, _ in self._momenta(group)]
+        steps = [state["step"] for group in self._groups for _, state, _ in self._momenta(group)]
         return torch.stack([step.to(steps[0].device, non_blocking=True) for step in steps]).max()
 
     def _too_early(self) -> bool:
-        # With capturable the count stays on the device, and the scale is made 0 there instead.
-        group = self.param_groups[0]
+        # Where the count stays on the device, the scale is made 0 there instead.
+        group = self._groups[0]
         start = group["rho_start"]
-        return start > 0 and not group["capturable"] and self._steps_done().item() < start
+        return start > 0 and not on_device(group) and self._steps_done().item() < start
 
     def _demand_moved(self) -> None:
-        for group in self.param_groups:
+        if torch.compiler.is_compiling() and self._groups[0]["rho_start"] > 0:
+            return  # whether that many steps are over is not to be asked here
+        for group in self._groups:
             if group["rho"] == 0 or group["moved"] or next(self._momenta(group), None) is None:
                 continue
             if not self._too_early():
@@ -172,13 +178,19 @@ class MomentumOptimizer(Optimizer):
 
     # ---- the step -----------------------------------------------------------------------------------------------
 
-    @_use_grad_for_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update. With a closure: train(), closure (under grad), back, update; returns the closure's value.
 
         Raises RuntimeError where rho > 0 and the gradient was not taken at the perturbed weights, and for sparse
         gradients.
         """
+        # Not torch's decorator for this: it breaks the graph that torch.compile makes of a step.
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            if self._groups[0]["fused"] and torch.compiler.is_compiling():
+                return self._uncompiled(self._step, closure)  # True obeys, and no compiler can read these kernels
+            return self._step(closure)
+
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -186,29 +198,27 @@ class MomentumOptimizer(Optimizer):
                 loss = closure()
         self._demand_moved()
         self._refuse_sparse()
-        scales = [group["scale"] if group["moved"] else None for group in self.param_groups]
+        scales = [group["scale"] if group["moved"] else None for group in self._groups]
         engine = self._fused_engine()
         if engine is not None:
             # torch's GradScaler leaves these two with an optimizer that was made with fused=True.
             scaler = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
-            engine.step(self.param_groups, self._state, scales, **scaler)
-            for group in self.param_groups:
+            engine.step(self._groups, self._state, scales, **scaler)
+            for group in self._groups:
                 group["moved"] = False
             return loss
         self._go_back()
 
         buckets = [
-            bucket
-            for group, scale in zip(self.param_groups, scales, strict=True)
-            for bucket in self._buckets(group, scale)
+            bucket for group, scale in zip(self._groups, scales, strict=True) for bucket in self._buckets(group, scale)
         ]
-        shared = self._global_cosine(buckets)
+        shared = global_cosine(buckets)
         for bucket in buckets:
             bucket.update(shared)
         return loss
 
     def _refuse_sparse(self) -> None:
-        for group in self.param_groups:
+        for group in self._groups:
             for p in group["params"]:
                 if p.grad is not None and p.grad.layout != torch.strided:
                     raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
@@ -228,40 +238,18 @@ class MomentumOptimizer(Optimizer):
             states = [self._state[p] for p in part]
             yield Bucket(group, ops, part, [p.grad for p in part], states, self.moment, self.decoupled, scale)
 
-    def _global_cosine(self, buckets: list[Bucket]) -> Tensor | None:
-        """One cosine for the whole model, 0-d, or None where each tensor has its own."""
-        group = self.param_groups[0]
-        if not buckets or group.get("alignment") != "global" or not any(b.group["torque"] for b in buckets):
-            return None
-        home = buckets[0].device
-        sums = [bucket.gram(bucket.gradient()).sum(1).to(home, non_blocking=True) for bucket in buckets]
-        return updates.cosine(torch.stack(sums).sum(0))
-
     # ---- what was chosen, what is happening ---------------------------------------------------------------------
 
     def _fused_module(self) -> str | None:
         """The module whose fused path step() takes; None for none. RuntimeError where fused=True cannot be had."""
-        first = self.param_groups[0]
-        asked = first["fused"]
-        if asked is False or (asked is None and first["foreach"] is not None) or torch.compiler.is_compiling():
-            return None
-        kinds = {p.device.type for group in self.param_groups for p in group["params"]}
-        name, unasked = ENGINES.get(next(iter(kinds)), (None, False)) if len(kinds) == 1 else (None, False)
-        if name is None:
-            reason = f"there is no fused path for parameters on {' and '.join(sorted(kinds)) or 'no device'}"
-        elif first["differentiable"]:
-            reason = "autograd cannot run through fused kernels (differentiable=True)"
-        elif asked or unasked:
-            reason = importlib.import_module(name).refusal(self.param_groups, self.moment)
-            if reason is None:
-                return name
-        if asked:
-            raise RuntimeError(f"{type(self).__name__}: fused=True is not available: {reason}. Leave fused=None")
-        return None
+        return choose(ENGINES, type(self).__name__, self.param_groups, self.moment, compiled=self._seen["compiled"])
 
     def _fused_engine(self) -> Any:
         """The engine of the fused path, or None. What was chosen stays until the parameters change."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and not self._groups[0]["fused"]:
+            if self._engine is not None:
+                self._uncompiled(self._leave_fused)
+            self._seen["compiled"] = True
             return None
         now = tuple((len(group["params"]), group["params"][0].dtype, group["params"][0].device)
                     for group in self.param_groups if group["params"])  # fmt: skip
@@ -275,10 +263,18 @@ class MomentumOptimizer(Optimizer):
             self._chosen_for = now
         return self._engine
 
+    def _leave_fused(self) -> None:
+        self._engine.settle()
+        self._engine = self._chosen_for = None
+
+    @_disable_dynamo
+    def _uncompiled(self, verb: Callable[..., Any], *arguments: Any) -> Any:
+        return verb(*arguments)
+
     def _foreach(self, group: dict[str, Any]) -> bool:
         if group["foreach"] is not None:
             return bool(group["foreach"])
-        if isinstance(group["lr"], Tensor) and not group["capturable"]:
+        if isinstance(group["lr"], Tensor) and not on_device(group):
             return False
         return _default_to_fused_or_foreach(group["params"], group["differentiable"], use_fused=False)[1]
 
@@ -345,6 +341,7 @@ class MomentumOptimizer(Optimizer):
         if self._incoming is not None:
             state = exact_state(self, self._incoming, state)
         super().__setstate__(state)
+        self.__dict__.setdefault("_seen", {"compiled": False})
         if self._engine is not None:
             self._engine.forget()
         self._chosen_for = None

@@ -70,14 +70,18 @@ class Bucket:
         group, ops, g = self.group, self.ops, self.gradient()
         steps = self.column("step")
         ops.count_(steps)
-        t = [n.to(wide(n)) for n in steps] if group["capturable"] else [n.item() for n in steps]
+        aboard, dtype = on_device(group), wide(self.params[0])
+        t = [n.to(self.device, dtype) for n in steps] if aboard else [n.item() for n in steps]
         factor, d_hat = self._torque(g, shared, t) if group.get("torque") else (None, None)
 
         m, params = self.column(self.moment), self.weights()
         lr, keep = group["lr"], group["differentiable"]
-        on_device = group["capturable"] or (isinstance(lr, Tensor) and lr.requires_grad)
-        if isinstance(lr, Tensor) and on_device:
+        aboard = aboard or (isinstance(lr, Tensor) and lr.requires_grad)
+        if isinstance(lr, Tensor) and aboard:
             lr = lr.to(self.device, non_blocking=True)
+        elif torch.compiler.is_compiling():
+            # A number would become a constant of the compiled step, and every new learning rate another compilation.
+            lr = torch.ones((), dtype=dtype, device=self.device) * lr
         if self.moment == "exp_avg":
             updates.adam(
                 ops,
@@ -93,12 +97,12 @@ class Bucket:
                 factor=factor,
                 d_hat=d_hat,
                 first_moment=group.get("first_moment", "ema"),
-                on_device=on_device,
+                on_device=aboard,
                 keep=keep,
             )
         else:
             beta = group["momentum"]
-            if isinstance(lr, Tensor) and not on_device:
+            if isinstance(lr, Tensor) and not aboard:
                 lr = lr.item()
             updates.heavy_ball(ops, params, g, m, lr=lr, beta=beta, factor=factor, d_hat=d_hat, keep=keep)
         if self.params[0].dtype in LOW_PRECISION:
@@ -133,12 +137,21 @@ class Bucket:
         return factor, d_hat
 
 
+def global_cosine(buckets: list[Bucket]) -> Tensor | None:
+    """One cosine for the whole model, 0-d, or None where each tensor has its own."""
+    if not buckets or buckets[0].group.get("alignment") != "global" or not any(b.group["torque"] for b in buckets):
+        return None
+    home = buckets[0].device
+    sums = [bucket.gram(bucket.gradient()).sum(1).to(home, non_blocking=True) for bucket in buckets]
+    return updates.cosine(torch.stack(sums).sum(0))
+
+
 def init_state(state: dict[str, Any], p: Tensor, group: dict[str, Any], moment: str) -> None:
     """Make what is missing of a state: m, v, ŝ, D in float32 (float64 for float64), `step` as torch has it."""
     if moment not in state:
         dtype = torch.float32 if p.dtype in LOW_PRECISION else p.dtype
         count = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-        state["step"] = torch.zeros((), dtype=count, device=p.device if group["capturable"] else "cpu")
+        state["step"] = torch.zeros((), dtype=count, device=p.device if on_device(group) else "cpu")
         state[moment] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
         if moment == "exp_avg":
             state["exp_avg_sq"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
@@ -163,6 +176,11 @@ def displace_16_bit(items: list[tuple[Tensor, dict[str, Any], Tensor]], scale: T
         else:
             p.copy_(state.pop("clean"))
     return updates.cosine(torch.stack(sums).sum(0)) if sums else None
+
+
+def on_device(group: dict[str, Any]) -> bool:
+    """Whether step counts and learning rate stay tensors: CUDA graphs and compiled steps read no number on the host."""
+    return bool(group["capturable"]) or torch.compiler.is_compiling()
 
 
 def real(x: Tensor) -> Tensor:
