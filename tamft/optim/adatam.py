@@ -37,6 +37,8 @@ class AdaTAM(MomentumOptimizer):
         rho: radius ρ >= 0 of the momentum perturbation, 0 for none (default: 0)
         rho_start: number of first steps without perturbation (default: 0)
         allow_low_precision: allow rho > 0 with bf16 or fp16 weights, at 2 more bytes per parameter (default: False)
+        kahan_sum: bf16 and fp16 weights keep what rounding took from them, at 2 more bytes per parameter, and follow
+            float32 weights closely; nothing changes for other weights (default: False)
         maximize: maximise instead of minimise (default: False)
         foreach: multi-tensor operations; None chooses, True obeys or raises (default: None)
         fused: fused kernels; None chooses, True obeys or raises (default: None)
@@ -69,6 +71,7 @@ class AdaTAM(MomentumOptimizer):
         rho: float = 0.0,
         rho_start: int = 0,
         allow_low_precision: bool = False,
+        kahan_sum: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -107,6 +110,8 @@ class AdaTAMW(MomentumOptimizer):
         rho: radius ρ >= 0 of the momentum perturbation, 0 for none (default: 0)
         rho_start: number of first steps without perturbation (default: 0)
         allow_low_precision: allow rho > 0 with bf16 or fp16 weights, at 2 more bytes per parameter (default: False)
+        kahan_sum: bf16 and fp16 weights keep what rounding took from them, at 2 more bytes per parameter, and follow
+            float32 weights closely; nothing changes for other weights (default: False)
         maximize: maximise instead of minimise (default: False)
         foreach: multi-tensor operations; None chooses, True obeys or raises (default: None)
         fused: fused kernels; None chooses, True obeys or raises (default: None)
@@ -140,6 +145,7 @@ class AdaTAMW(MomentumOptimizer):
         rho: float = 0.0,
         rho_start: int = 0,
         allow_low_precision: bool = False,
+        kahan_sum: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -167,6 +173,8 @@ class AdamWMSAM(MomentumOptimizer):
         rho: radius ρ >= 0 of the momentum perturbation; |m| runs over all groups with rho > 0 (default: 0.3)
         rho_start: number of first steps without perturbation (default: 0)
         allow_low_precision: allow rho > 0 with bf16 or fp16 weights, at 2 more bytes per parameter (default: False)
+        kahan_sum: bf16 and fp16 weights keep what rounding took from them, at 2 more bytes per parameter, and follow
+            float32 weights closely; nothing changes for other weights (default: False)
         maximize: maximise instead of minimise (default: False)
         foreach: multi-tensor operations; None chooses, True obeys or raises (default: None)
         fused: fused kernels; None chooses, True obeys or raises (default: None)
@@ -193,6 +201,7 @@ class AdamWMSAM(MomentumOptimizer):
         rho: float = 0.3,
         rho_start: int = 0,
         allow_low_precision: bool = False,
+        kahan_sum: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,

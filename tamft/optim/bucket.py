@@ -19,7 +19,7 @@ class Bucket:
         group: the parameter group: options and hyper-parameters.
         ops: the dialect, `Loop` or `Foreach`.
         params, grads, states: equally long; a state holds `step`, m (under the key `moment`), and where the options ask
-            for them `exp_avg_sq`, `alignment` (ŝ), `damping` (D).
+            for them `exp_avg_sq`, `alignment` (ŝ), `damping` (D), `compensation` (θ - p of 16-bit p).
         moment: state key of m.
         decoupled: True if weight decay shrinks the weights instead of joining the gradient.
         scale: ρ/|m| of the perturbed point at which the gradients were taken (0-d), None for the real weights.
@@ -43,19 +43,23 @@ class Bucket:
         return [real(state[key]) for state in self.states]
 
     def weights(self) -> list[Tensor]:
-        """θ as the update sees it: a view, or a float32 copy of 16-bit weights."""
-        return [_widened(real(p), m) for p, m in zip(self.params, self.column(self.moment), strict=True)]
+        """θ as the update sees it: a view, or a float32 copy of 16-bit weights, with what rounding took from them."""
+        weights = [_widened(real(p), m) for p, m in zip(self.params, self.column(self.moment), strict=True)]
+        if compensated(self.params[0], self.group):
+            weights = self.ops.plus(weights, self.column("compensation"), 1.0)
+        return weights
 
     def gradient(self) -> list[Tensor]:
         """g_t in the state's precision; the weights are back at θ."""
         m = self.column(self.moment)
+        decay = 0.0 if self.decoupled else self.group["weight_decay"]
         return updates.gradient(
             self.ops,
             [_widened(real(g), x) for g, x in zip(self.grads, m, strict=True)],
-            self.weights(),
+            self.weights() if decay != 0 else [],
             m,
             maximize=self.group["maximize"],
-            weight_decay=0.0 if self.decoupled else self.group["weight_decay"],
+            weight_decay=decay,
             scale=self.scale,
         )
 
@@ -107,6 +111,8 @@ class Bucket:
             updates.heavy_ball(ops, params, g, m, lr=lr, beta=beta, factor=factor, d_hat=d_hat, keep=keep)
         if self.params[0].dtype in LOW_PRECISION:
             ops.assign_(self.params, params)
+            if compensated(self.params[0], group):
+                ops.assign_(self.column("compensation"), ops.plus(params, _rounded(self.params), -1.0))
 
     def _torque(
         self, g: list[Tensor], shared: Tensor | None, t: list[float] | list[Tensor]
@@ -146,6 +152,11 @@ def global_cosine(buckets: list[Bucket]) -> Tensor | None:
     return updates.cosine(torch.stack(sums).sum(0))
 
 
+def compensated(p: Tensor, group: dict[str, Any]) -> bool:
+    """Whether the state of `p` keeps what rounding took from it (Kahan's summation): `compensation`, in its dtype."""
+    return bool(group["kahan_sum"]) and p.dtype in LOW_PRECISION
+
+
 def init_state(state: dict[str, Any], p: Tensor, group: dict[str, Any], moment: str) -> None:
     """Make what is missing of a state: m, v, ŝ, D in float32 (float64 for float64), `step` as torch has it."""
     if moment not in state:
@@ -155,6 +166,8 @@ def init_state(state: dict[str, Any], p: Tensor, group: dict[str, Any], moment: 
         state[moment] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
         if moment == "exp_avg":
             state["exp_avg_sq"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+    if compensated(p, group) and "compensation" not in state:
+        state["compensation"] = torch.zeros_like(p, memory_format=torch.preserve_format)
     if group.get("torque"):
         for key in ("alignment", "damping") if group["rescale"] else ("alignment",):
             if key not in state:
@@ -190,3 +203,14 @@ def real(x: Tensor) -> Tensor:
 
 def _widened(x: Tensor, like: Tensor) -> Tensor:
     return x if x.dtype == like.dtype else x.to(like.dtype)
+
+
+def _rounded(params: list[Tensor]) -> list[Tensor]:
+    """16-bit parameters as memory holds them.
+
+    Reading them back after a write, a compiler would use the wider value that it still has at hand, and what rounding
+    took would be 0. An operation on the bits leaves it no choice.
+    """
+    if not torch.compiler.is_compiling():
+        return params
+    return [p.view(torch.int16).bitwise_or(0).view(p.dtype) for p in params]

@@ -65,6 +65,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rho": (_not_negative, "a finite number >= 0"),
     "rho_start": (lambda value: _count(value) and value >= 0, "a whole number >= 0"),
     "allow_low_precision": (lambda value: isinstance(value, bool), "True or False"),
+    "kahan_sum": (lambda value: isinstance(value, bool), "True or False"),
     "maximize": (lambda value: isinstance(value, bool), "True or False"),
     "foreach": (lambda value: value is None or isinstance(value, bool), "None, True or False"),
     "fused": (lambda value: value is None or isinstance(value, bool), "None, True or False"),

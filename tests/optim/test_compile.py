@@ -219,6 +219,19 @@ def test_a_gradient_at_the_wrong_place_is_still_refused():
 
 @needs_compiler
 @pytest.mark.slow
+def test_inductor_keeps_what_rounding_took(inductor):
+    """Left to itself, it would use the float32 weights that it has at hand in place of the rounded ones."""
+    options = {"lr": 1e-4, "kahan_sum": True}
+    runs = [run("AdaTAMW", options, "loop", steps=9, backend=name, dtype=torch.bfloat16) for name in (inductor, None)]
+    (params, compiled), (expected, eager) = runs
+    for p, q in zip(params, expected, strict=True):
+        kept, wanted = compiled.state[p]["compensation"], eager.state[q]["compensation"]
+        assert wanted.any()
+        torch.testing.assert_close(p.float() + kept.float(), q.float() + wanted.float(), rtol=0, atol=2e-6)
+
+
+@needs_compiler
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "kind"), [("TAM", {"rescale": True}, "loop"), ("AdaTAMW", {"rho": 0.3}, "foreach")]
 )

@@ -41,6 +41,7 @@ TABLE: dict[str, tuple[list[str], list[Any], list[Any]]] = {
     "rho": (NAMES, [-0.1, NAN, INF, "0.3", None, True], [0, 0.0, 0.3, 3]),
     "rho_start": (NAMES, [-1, 1.5, "1", NAN, None, True], [0, 100]),
     "allow_low_precision": (NAMES, ["yes", 2, None], [True, False]),
+    "kahan_sum": (NAMES, ["yes", 2, None], [True, False]),
 }
 BAD = [(name, option, value) for option, (names, bad, _) in TABLE.items() for name in names for value in bad]
 GOOD = [(name, option, value) for option, (names, _, good) in TABLE.items() for name in names for value in good]
@@ -84,8 +85,8 @@ def test_defaults_are_the_table(name):
     torque = {"torque"} if name not in TORQUE_NAMES else set()  # the reference's switch; MSAM has no such option
     ema = {"first_moment"} if name == "AdamWMSAM" else set()
     expected = {key: value for key, value in DEFAULTS[name].items() if key not in torque | ema}
-    flags = {"allow_low_precision": False, "foreach": None, "fused": None, "capturable": False, "differentiable": False}
-    assert defaults == expected | flags
+    flags = dict.fromkeys(("allow_low_precision", "kahan_sum", "capturable", "differentiable"), False)
+    assert defaults == expected | flags | {"foreach": None, "fused": None}
     assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in signature.values())
     optimizer = cls(name)([weight()])
     assert {key: optimizer.param_groups[0][key] for key in defaults} == defaults
