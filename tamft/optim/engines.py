@@ -4,8 +4,6 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from tamft.optim.bucket import compensated
-
 
 def choose(
     table: Mapping[str, tuple[str, bool]], owner: str, groups: list[dict[str, Any]], moment: str, *, compiled: bool
@@ -25,8 +23,6 @@ def choose(
         reason = f"there is no fused path for parameters on {' and '.join(sorted(kinds)) or 'no device'}"
     elif first["differentiable"]:
         reason = "autograd cannot run through fused kernels (differentiable=True)"
-    elif any(compensated(p, group) for group in groups for p in group["params"]):
-        reason = "kahan_sum of 16-bit weights is for the loop and foreach paths"
     elif asked or unasked:
         reason = importlib.import_module(name).refusal(groups, moment)
         if reason is None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tamft.optim import cpu_kernels as kernels
 from tamft.optim import updates
-from tamft.optim.bucket import displace_16_bit, init_state
+from tamft.optim.bucket import compensated, displace_16_bit, init_state
 from tamft.optim.cpu_kernels import Slot
 from tamft.optim.ops import Loop
 from tamft.optim.options import LOW_PRECISION
@@ -29,6 +29,7 @@ Groups = list[dict[str, Any]]
 State = MutableMapping[Tensor, dict[str, Any]]
 
 _LOOP = Loop()
+_WANTED = {"alignment": "torque", "damping": "rescale", "compensation": "kahan_sum"}  # state keys and their options
 _FADED = 1e-7  # a gradient that enters m' with less weight than this is beyond what β1' can express in float32
 _DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128, *LOW_PRECISION)
 
@@ -122,12 +123,13 @@ class Engine:
         parts: list[tuple[dict[str, Any], float | None, list[Slot]]] = []
         for group, away in zip(groups, moved, strict=True):
             part: dict[torch.dtype, list[Slot]] = {}
+            needed = [self.moment, *(key for key, option in _WANTED.items() if group.get(option))]
             for p in group["params"]:
                 g = p.grad
                 if g is not None:
                     own = state[p]
                     fresh = self.moment not in own
-                    if fresh or ("alignment" not in own and group.get("torque")):
+                    if not all(key in own for key in needed):
                         init_state(own, p, group, self.moment)
                     slot = self._slot(p, own, 0.0 if fresh else None)
                     slot.take(g)
@@ -252,6 +254,7 @@ class Engine:
         count = group["rho"] > 0 and slot.dots is None
         before, slot.sigma = slot.sigma, sigma
         clean = kernels.flat(slot.own.pop("clean")) if "clean" in slot.own else None
+        lost = kernels.flat(slot.own["compensation"]) if compensated(slot.param, group) else None
         # From the end: that is what the dot products read last.
         for span in reversed(kernels.spans(slot.m.numel(), kernels.BLOCK)):
             _, p, g, m, v = slot.part(span)
@@ -260,6 +263,8 @@ class Engine:
                 g, negate = kernels.gradient(slot, span, coupled, negate)
             if p.dtype != m.dtype:
                 work = (p if clean is None else clean if span is None else clean[span]).to(m.dtype)
+            if lost is not None:
+                work.add_(lost if span is None else lost[span])
             if scale is not None and clean is None:
                 work.add_(m, alpha=scale * before)
             if call is None:
@@ -271,6 +276,8 @@ class Engine:
                 total += kernels.square(m)
             if work is not p:
                 p.copy_(work)
+            if lost is not None:
+                (lost if span is None else lost[span]).copy_(work.sub_(p))
         return total if count else None
 
     def _plainly(self, group: dict[str, Any], p: Tensor, g: Tensor, m: Tensor, v: Tensor, t: float, factor: float,

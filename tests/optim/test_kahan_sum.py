@@ -13,7 +13,7 @@ from tests.optim.test_state import go_on, resumed, through_a_file
 LOW = [torch.bfloat16, torch.float16]
 PROBLEM = Problem(steps=10)
 each_dtype = pytest.mark.parametrize("dtype", LOW, ids=["bfloat16", "float16"])
-each_path = pytest.mark.parametrize("path", ["loop", "foreach", "loop-capturable", "foreach-capturable"])
+each_path = pytest.mark.parametrize("path", PATHS)
 few = pytest.mark.parametrize(("name", "options"), FEW, ids=FEW_IDS)
 
 
@@ -94,12 +94,13 @@ def test_it_costs_two_bytes_per_parameter(name, dtype):
 
 @each_dtype
 @few
-def test_foreach_is_the_loop(name, options, dtype):
+def test_the_other_paths_are_the_loop(name, options, dtype):
     options = {"allow_low_precision": True, "lr": 2e-3, "kahan_sum": True, **options}
-    runs = [run_tamft(name, PROBLEM, dtype=dtype, **options, foreach=foreach) for foreach in (False, True)]
-    loop, foreach = (full(params, optimizer) for params, optimizer in runs)
-    for got, expected in zip(foreach, loop, strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    loop = full(*run_tamft(name, PROBLEM, dtype=dtype, **options, foreach=False))
+    for path in ("foreach", "fused"):
+        other = full(*run_tamft(name, PROBLEM, dtype=dtype, **options, **PATHS[path]))
+        for got, expected in zip(other, loop, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 @each_dtype
@@ -138,13 +139,3 @@ def test_the_perturbation_leaves_it_alone(name, dtype):
     assert [bits(optimizer.state[p]["compensation"]) for p in params] == [kept for _, kept in before]
     optimizer.eval()
     assert [(bits(p), bits(optimizer.state[p]["compensation"])) for p in params] == before
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_fused_kernels_do_not_know_it(name):
-    """Unasked, another path is taken; asked for, it is refused. Other weights may have both."""
-    p = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
-    assert cls(name)([p], rho=0.0, kahan_sum=True).backend != "fused"
-    with pytest.raises(RuntimeError, match="kahan_sum"):
-        cls(name)([p], rho=0.0, kahan_sum=True, fused=True)
-    assert cls(name)([torch.nn.Parameter(torch.ones(3))], kahan_sum=True, fused=True).backend == "fused"
