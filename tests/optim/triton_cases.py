@@ -12,7 +12,7 @@ import pytest
 import torch
 import triton
 import triton.runtime.interpreter as interpreter
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from tamft.optim import base, cuda_tables, fused_cuda
 from tests.optim.cases import CASES
@@ -63,12 +63,20 @@ PROBLEM = Problem(steps=7)
 BRIEF = Problem(steps=5)
 
 
+def run_fused(name: str, problem: Problem = PROBLEM, **options: Any) -> tuple[list[Any], Any]:
+    """Run the kernels over the problem; parameters and optimizer."""
+    params, optimizer = run_tamft(
+        name, problem, **{"dtype": torch.float32, "lr": learning_rate(name), "fused": True, **options}
+    )
+    assert optimizer.backend == "fused"
+    return params, optimizer
+
+
 def compare(name: str, problem: Problem = PROBLEM, limit: float = LINE, **options: Any) -> Any:
     """Run the loop and the kernels over the problem; returns the latter's optimizer."""
     options.setdefault("lr", learning_rate(name))
     expected, _ = run_tamft(name, problem, dtype=torch.float32, **LOOP, **options)
-    got, optimizer = run_tamft(name, problem, dtype=torch.float32, fused=True, **options)
-    assert optimizer.backend == "fused"
+    got, optimizer = run_fused(name, problem, **options)
     assert_follows(got, expected, problem.start, limit)
     return optimizer
 
@@ -97,7 +105,7 @@ def test_fifty_steps(name, options):
 
 @pytest.mark.parametrize("options", [{}, {"alignment": "global", "rescale": True, "rho": 0.2}], ids=str)
 def test_bitwise_reproducible(options):
-    runs = [run_tamft("AdaTAMW", PROBLEM, dtype=torch.float32, **options) for _ in range(2)]
+    runs = [run_fused("AdaTAMW", **options) for _ in range(2)]
     (a, first), (b, second) = runs
     assert [bits(p) for p in a] == [bits(p) for p in b]
     assert state_bits(first) == state_bits(second)
@@ -131,7 +139,7 @@ def test_unequal_groups_and_a_schedule():
 def test_missing_gradients(name, alignment):
     """Who has no gradient this time still goes back, counts in |m| and keeps its state and its count of steps."""
     missing = lambda step, i: (step + i) % 3 == 1 or (i == 4 and step < 3)  # noqa: E731
-    optimizer = compare(name, Problem(steps=7, missing=missing), rho=0.4, alignment=alignment)
+    optimizer = compare(name, Problem(steps=7, missing=missing), lr=0.05, rho=0.4, alignment=alignment)
     params = [p for group in optimizer.param_groups for p in group["params"]]
     assert [int(optimizer.state[p]["step"]) for p in params] == [
         sum(not missing(step, i) for step in range(7)) for i in range(5)
@@ -232,7 +240,7 @@ def test_dtypes_side_by_side():
     start, steps = torch.randn(20), torch.randn(5, 20)
     results = []
     for path in ({"fused": True}, LOOP):
-        params = [torch.nn.Parameter(start.to(dtype)) for dtype in dtypes]
+        params = [torch.nn.Parameter(start.to(dtype, copy=True)) for dtype in dtypes]
         params[3].grad_dtype = torch.float32  # as some trainers accumulate
         optimizer = cls("AdaTAMW")(params, lr=0.1, **path)
         for g in steps:
@@ -243,14 +251,14 @@ def test_dtypes_side_by_side():
     for a, b, limit in zip(*results, (1e-6, 8e-3, 1e-3, 8e-3), strict=True):
         assert a.dtype == b.dtype
         torch.testing.assert_close(a.float(), b.float(), rtol=limit, atol=limit / 10)
-        assert not torch.allclose(a.float(), start, atol=0.2)
+        assert not torch.allclose(a.float(), start, atol=0.1)
 
 
 def test_scaled_and_skipped_steps():
     """grad_scale divides the gradients; found_inf leaves clean weights and an untouched state."""
     for options in ({"rho": 0.3}, {"rho": 0.3, "alignment": "global", "weight_decay": 0.1}):
-        plain, first = run_tamft("TAM", PROBLEM, dtype=torch.float32, last=3, fused=True, drive="train", **options)
-        scaled, second = run_tamft("TAM", PROBLEM, dtype=torch.float32, last=3, fused=True, drive="train", **options)
+        plain, first = run_fused("TAM", last=3, drive="train", **options)
+        scaled, second = run_fused("TAM", last=3, drive="train", **options)
         clean, state = [p.detach().clone() for p in scaled], state_bits(second)
         second.train()
         PROBLEM.set_gradients(3, scaled)
@@ -277,7 +285,7 @@ def test_scaled_and_skipped_steps():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_there_and_back(name):
-    params, optimizer = run_tamft(name, PROBLEM, dtype=torch.float32, last=3, fused=True, rho=0.3)
+    params, optimizer = run_fused(name, last=3, rho=0.3)
     clean = torch.cat([p.detach().flatten() for p in params])
     optimizer.train()
     there = [bits(p) for p in params]
@@ -294,7 +302,7 @@ def test_there_and_back(name):
 
 
 def test_the_norm_after_somebody_changed_m_or_loaded_a_state():
-    params, optimizer = run_tamft("AdaTAMW", PROBLEM, dtype=torch.float32, last=3, fused=True, rho=0.3)
+    params, optimizer = run_fused("AdaTAMW", last=3, rho=0.3)
     saved = copy.deepcopy(optimizer.state_dict())
     optimizer.state[params[4]]["exp_avg"].mul_(3)
     for _ in range(2):
@@ -306,9 +314,9 @@ def test_the_norm_after_somebody_changed_m_or_loaded_a_state():
 
 
 def test_a_resumed_run_is_bitwise_the_same():
-    options = {"rho": 0.3, "alignment": "global", "rescale": True, "fused": True}
-    whole, first = run_tamft("AdaTAMW", PROBLEM, dtype=torch.float32, last=6, **options)
-    params, half = run_tamft("AdaTAMW", PROBLEM, dtype=torch.float32, last=3, **options)
+    options: dict[str, Any] = {"rho": 0.3, "alignment": "global", "rescale": True, "fused": True, "lr": 1e-2}
+    whole, first = run_fused("AdaTAMW", last=6, **options)
+    params, half = run_fused("AdaTAMW", last=3, **options)
     saved = pickle.loads(pickle.dumps(half.state_dict()))
     other = [torch.nn.Parameter(p.detach().clone()) for p in params]
     resumed = cls("AdaTAMW")(groups_of(other, GROUPS), **options)
@@ -322,9 +330,9 @@ def test_a_resumed_run_is_bitwise_the_same():
 
 
 def test_16_bit_weights_come_back_exactly():
-    options = {"rho": 0.3, "allow_low_precision": True, "fused": True}
+    options: dict[str, Any] = {"rho": 0.3, "allow_low_precision": True, "weight_decay": 0.1, "dtype": torch.bfloat16}
     for name in ("MSAM", "AdaTAM"):  # coupled decay at θ̃, whose weights are back before the kernel runs
-        params, optimizer = run_tamft(name, PROBLEM, dtype=torch.bfloat16, last=4, weight_decay=0.1, **options)
+        params, optimizer = run_fused(name, last=4, **options)
         clean = [bits(p) for p in params]
         before = torch.cat([p.detach().double().flatten() for p in params])
         optimizer.train()
@@ -336,11 +344,9 @@ def test_16_bit_weights_come_back_exactly():
         optimizer.eval()
         assert [bits(p) for p in params] == clean
         assert all("clean" not in optimizer.state[p] for p in params)
-        expected, _ = run_tamft(
-            name, PROBLEM, dtype=torch.bfloat16, weight_decay=0.1, rho=0.3, allow_low_precision=True, **LOOP
-        )
-        got, _ = run_tamft(name, PROBLEM, dtype=torch.bfloat16, weight_decay=0.1, **options)
-        assert_follows(got, expected, PROBLEM.start, 2e-2)
+        expected, _ = run_tamft(name, PROBLEM, lr=learning_rate(name), **options, **LOOP)
+        got, _ = run_fused(name, **options)
+        assert_follows(got, expected, PROBLEM.start, 1e-2)
 
 
 def test_capturable_with_a_tensor_rate_and_steps_compared_on_the_device():
@@ -357,7 +363,8 @@ class Counter(TorchDispatchMode):
         self.ops: list[str] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.ops.append(str(func))
+        if not str(func).startswith("profiler."):
+            self.ops.append(str(func))
         return func(*args, **(kwargs or {}))
 
 
@@ -372,18 +379,19 @@ def test_launches(tensors, monkeypatch):
 
         def run(*args, real=real, kernel=kernel, **kwargs):
             launched.append(kernel)
-            return real(*args, **kwargs)
+            with _disable_current_modes():  # the interpreter's own operations are no launches
+                return real(*args, **kwargs)
 
         monkeypatch.setattr(getattr(fused_cuda.kernels, kernel), "run", run)
     for p in params:
         p.grad = torch.randn_like(p)
-    for step in range(3):
+    for step in range(4):
         launched.clear()
         with torch.no_grad(), Counter() as there:
             optimizer.train()
         with torch.no_grad(), Counter() as counter:
             optimizer.step()
-        if step:
+        if step > 1:  # the tables are made by then
             assert launched == ["move_kernel", "step_kernel"]
             assert (there.ops, counter.ops) == ([], ["aten.zero_.default"])  # no copies, no questions
     launched.clear()
@@ -400,7 +408,7 @@ def test_programs_side_by_side(monkeypatch):
 
     def run(alignment: str) -> list[bytes]:
         options: dict[str, Any] = {"groups": groups, "alignment": alignment, "rho": 0.2, "rescale": True}
-        params, optimizer = run_tamft("AdaTAMW", problem, dtype=torch.float32, fused=True, **options)
+        params, optimizer = run_fused("AdaTAMW", problem, **options)
         return [bits(p) for p in params] + [*state_bits(optimizer).values()]
 
     alone = {alignment: run(alignment) for alignment in ("tensor", "global")}
@@ -455,7 +463,7 @@ def test_refusals():
 
 
 def test_a_copied_optimizer_has_its_own_memory():
-    params, optimizer = run_tamft("AdaTAMW", PROBLEM, dtype=torch.float32, last=2, fused=True, rho=0.2)
+    params, optimizer = run_fused("AdaTAMW", last=2, rho=0.2)
     before = [bits(p) for p in params]
     for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
         theirs = [p for group in other.param_groups for p in group["params"]]
