@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
-from torch.optim.optimizer import Optimizer, ParamsT, StateDict, _default_to_fused_or_foreach
+from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
 from tamft.optim import updates
 from tamft.optim.bucket import Bucket, displace_16_bit, global_cosine, init_state, on_device, real
-from tamft.optim.engines import choose
+from tamft.optim.engines import choose, multi_tensor
 from tamft.optim.load import exact_state, refuse_foreign
 from tamft.optim.ops import Foreach, Loop, Ops, squares
 from tamft.optim.options import LOW_PRECISION, check, check_group
@@ -24,7 +24,10 @@ from tamft.optim.telemetry import statistics
 FORMAT = 1  # of the saved state; raise it when a key changes its meaning
 _LOOP, _FOREACH = Loop(), Foreach()
 # Where a fused path exists: the module that has it, imported when it is chosen, and whether it is chosen unasked.
-ENGINES: dict[str, tuple[str, bool]] = {"cpu": ("tamft.optim.fused_cpu", True)}
+ENGINES: dict[str, tuple[str, bool]] = {
+    "cpu": ("tamft.optim.fused_cpu", True),
+    "cuda": ("tamft.optim.fused_cuda", False),  # until it has been measured on a GPU
+}
 
 
 class MomentumOptimizer(Optimizer):
@@ -95,7 +98,7 @@ class MomentumOptimizer(Optimizer):
         if not moments or self._too_early():
             return self
         started: Tensor | bool = True
-        if on_device(groups[0]) and groups[0]["rho_start"] > 0:
+        if groups[0]["rho_start"] > 0 and self._counted_there():
             started = self._steps_done() >= groups[0]["rho_start"]
         engine = self._fused_engine()
         if engine is not None:
@@ -139,7 +142,7 @@ class MomentumOptimizer(Optimizer):
                 ps, ms = buckets.setdefault((p.device, p.dtype), ([], []))
                 ps.append(real(p))
                 ms.append(m)
-        ops = _FOREACH if self._foreach(group) else _LOOP
+        ops = _FOREACH if multi_tensor(group) else _LOOP
         scale = group["scale"] if ahead else -group["scale"]
         for ps, ms in buckets.values():
             updates.ascend(ops, ps, ms, scale)
@@ -157,11 +160,16 @@ class MomentumOptimizer(Optimizer):
         steps = [state["step"] for group in self._groups for _, state, _ in self._momenta(group)]
         return torch.stack([step.to(steps[0].device, non_blocking=True) for step in steps]).max()
 
+    def _counted_there(self) -> bool:
+        """Whether the step counts are where the host must not look; the scale is made 0 there instead of here."""
+        if on_device(self._groups[0]):
+            return True
+        steps = (state["step"] for group in self._groups for _, state, _ in self._momenta(group))
+        return any(not step.is_cpu for step in steps)
+
     def _too_early(self) -> bool:
-        # Where the count stays on the device, the scale is made 0 there instead.
-        group = self._groups[0]
-        start = group["rho_start"]
-        return start > 0 and not on_device(group) and self._steps_done().item() < start
+        start = self._groups[0]["rho_start"]
+        return start > 0 and not self._counted_there() and self._steps_done().item() < start
 
     def _demand_moved(self) -> None:
         if torch.compiler.is_compiling() and self._groups[0]["rho_start"] > 0:
@@ -227,7 +235,7 @@ class MomentumOptimizer(Optimizer):
         params = [p for p in group["params"] if p.grad is not None]
         for p in params:
             init_state(self._state[p], p, group, self.moment)
-        ops: Ops = _FOREACH if self._foreach(group) else _LOOP
+        ops: Ops = _FOREACH if multi_tensor(group) else _LOOP
         parts = [[p] for p in params]
         if ops is _FOREACH:
             keyed: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
@@ -256,8 +264,7 @@ class MomentumOptimizer(Optimizer):
         if now != self._chosen_for:
             name = self._fused_module()
             if self._engine is not None and type(self._engine).__module__ != name:
-                self._engine.settle()
-                self._engine = None
+                self._leave_fused()
             if name is not None and self._engine is None:
                 self._engine = importlib.import_module(name).Engine(self.moment, self.decoupled)
             self._chosen_for = now
@@ -271,19 +278,12 @@ class MomentumOptimizer(Optimizer):
     def _uncompiled(self, verb: Callable[..., Any], *arguments: Any) -> Any:
         return verb(*arguments)
 
-    def _foreach(self, group: dict[str, Any]) -> bool:
-        if group["foreach"] is not None:
-            return bool(group["foreach"])
-        if isinstance(group["lr"], Tensor) and not on_device(group):
-            return False
-        return _default_to_fused_or_foreach(group["params"], group["differentiable"], use_fused=False)[1]
-
     @property
     def backend(self) -> str:
         """The path that `step()` takes: "fused", "foreach" or "loop" (the first group's, where devices differ)."""
         if self._fused_module() is not None:
             return "fused"
-        return "foreach" if self._foreach(self.param_groups[0]) else "loop"
+        return "foreach" if multi_tensor(self.param_groups[0]) else "loop"
 
     def telemetry(self) -> dict[str, float]:
         """Statistics of ŝ, d, |m| and ρ for a log: see `tamft.optim.telemetry.statistics`. Waits for the device.

@@ -1,8 +1,13 @@
-"""Which fused path takes a set of parameter groups: where there is one, where it is wanted, where it can run."""
+"""Which path takes a set of parameter groups: what is asked for, what is there, what can run."""
 
 import importlib
 from collections.abc import Mapping
 from typing import Any
+
+from torch import Tensor
+from torch.optim.optimizer import _default_to_fused_or_foreach
+
+from tamft.optim.bucket import on_device
 
 
 def choose(
@@ -24,9 +29,21 @@ def choose(
     elif first["differentiable"]:
         reason = "autograd cannot run through fused kernels (differentiable=True)"
     elif asked or unasked:
-        reason = importlib.import_module(name).refusal(groups, moment)
+        try:
+            reason = importlib.import_module(name).refusal(groups, moment)
+        except ModuleNotFoundError as error:
+            reason = f"it needs the package {error.name}, which is not installed"
         if reason is None:
             return name
     if asked:
         raise RuntimeError(f"{owner}: fused=True is not available: {reason}. Leave fused=None")
     return None
+
+
+def multi_tensor(group: dict[str, Any]) -> bool:
+    """Whether a group that no fused path takes is updated by torch's multi-tensor operations, as torch would choose."""
+    if group["foreach"] is not None:
+        return bool(group["foreach"])
+    if isinstance(group["lr"], Tensor) and not on_device(group):
+        return False
+    return _default_to_fused_or_foreach(group["params"], group["differentiable"], use_fused=False)[1]

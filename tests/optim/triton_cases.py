@@ -234,6 +234,19 @@ def test_16_bit_weights_are_the_float32_update_rounded_once(name, dtype):
     assert all(x.dtype == torch.float32 for x in pairs[1][1].state[p].values())
 
 
+def test_ties_go_to_even():
+    """w - g lies half-way between two bfloat16 numbers, or is no number."""
+    w = torch.cat([1 + torch.arange(16) / 128, torch.tensor([1.0, -1.0, 2.0])]).bfloat16()
+    not_a_number = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)  # as GPUs write it
+    g = torch.cat([torch.full((16,), 2.0**-8), torch.tensor([torch.inf, -torch.inf]), not_a_number])
+    p = torch.nn.Parameter(w.clone())
+    p.grad_dtype = torch.float32
+    optimizer = cls("TAM")([p], lr=1.0, momentum=0.0, torque=False, fused=True)
+    p.grad = g
+    optimizer.step()
+    torch.testing.assert_close(p.detach(), (w.float() - g).bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
 def test_dtypes_side_by_side():
     torch.manual_seed(0)
     dtypes = [torch.float32, *LOW, torch.bfloat16]
@@ -304,13 +317,16 @@ def test_there_and_back(name):
 def test_the_norm_after_somebody_changed_m_or_loaded_a_state():
     params, optimizer = run_fused("AdaTAMW", last=3, rho=0.3)
     saved = copy.deepcopy(optimizer.state_dict())
-    optimizer.state[params[4]]["exp_avg"].mul_(3)
+    moments = [optimizer.state[p]["exp_avg"] for p in params]
+    optimizer.train().eval()  # |m|² is known now
+    moments[4].mul_(3)
     for _ in range(2):
         optimizer.train()
-        m = torch.cat([optimizer.state[p]["exp_avg"].flatten() for p in params])
-        assert float(optimizer.param_groups[0]["scale"]) == pytest.approx(0.3 / float(m.norm()), rel=1e-6)
+        norm = float(torch.cat([m.flatten() for m in moments]).norm())
+        assert float(optimizer.param_groups[0]["scale"]) == pytest.approx(0.3 / norm, rel=1e-6)
         optimizer.eval()
         optimizer.load_state_dict(saved)
+        moments = [optimizer.state[p]["exp_avg"] for p in params]
 
 
 def test_a_resumed_run_is_bitwise_the_same():
@@ -444,7 +460,7 @@ def test_programs_side_by_side(monkeypatch):
 
 
 def refused(params: list[Any], **options: Any) -> str:
-    group = {"differentiable": False, "params": params, **options}
+    group = {"differentiable": False, "kahan_sum": False, "params": params, **options}
     reason = fused_cuda.refusal([group], "exp_avg")
     assert reason is not None
     return reason
@@ -452,9 +468,11 @@ def refused(params: list[Any], **options: Any) -> str:
 
 def test_refusals():
     good = torch.nn.Parameter(torch.zeros(3))
-    assert fused_cuda.refusal([{"differentiable": False, "params": [good]}], "exp_avg") is None
+    assert fused_cuda.refusal([{"differentiable": False, "kahan_sum": False, "params": [good]}], "exp_avg") is None
     assert "float64" in refused([good, torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))])
     assert "complex64" in refused([torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))])
+    assert "kahan_sum" in refused([torch.nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))], kahan_sum=True)
+    assert fused_cuda.refusal([{"differentiable": False, "kahan_sum": True, "params": [good]}], "exp_avg") is None
     assert "gaps" in refused([torch.nn.Parameter(torch.zeros(4, 4)[:, :2])])
     assert "Odd" in refused([type("Odd", (torch.nn.Parameter,), {})(torch.zeros(3))])
     assert "autograd" in refused([good], differentiable=True)
