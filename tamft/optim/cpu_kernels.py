@@ -1,7 +1,7 @@
 """What the fused path on a CPU computes with: torch's private fused kernels, and dot products on flat memory."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,6 +12,7 @@ from tamft.optim.bucket import real
 
 _SAFE = (1e-24, 1e36)  # float32 squares between these lost nothing to underflow or overflow
 _DOT = 1 << 19  # elements per dot product: 4 MiB of m and g, which the second one finds in the cache
+_FADED = 1e-7  # a gradient that enters m' with less weight than this is beyond what β1' can express in float32
 BLOCK = 1 << 18  # elements per call where a tensor is updated in blocks: what was just written is still in the cache
 
 
@@ -54,21 +55,24 @@ class Slot:
         sigma: m = sigma·m', and m' is what the state holds for now.
         square: |m'|², None where it has to be read from memory.
         dots: <m',g>, |m'|², |g|² of this step, once they are known.
+        n: elements of the flat tensors.
+        has: the state keys that were seen to be there.
     """
 
-    __slots__ = ("_at", "_m", "_stride", "_v", "_version", "dots", "g", "m", "moment", "own", "p", "param", "sigma",
-                 "square", "v")  # fmt: skip
+    __slots__ = ("_at", "_m", "_stride", "_v", "_version", "dots", "g", "has", "m", "moment", "n", "own", "p", "param",
+                 "sigma", "square", "v")  # fmt: skip
 
     def __init__(self, param: Tensor, own: dict[str, Any], moment: str, square: float | None) -> None:
         self.param, self.own, self.moment = param, own, moment
         self.sigma, self.square = 1.0, square
         self._stride, self._version = param.stride(), own[moment]._version
         self.dots: tuple[float, float, float] | None = None
+        self.has: tuple[str, ...] = ()
         self._look()
 
     def _look(self) -> None:
         self._at = self.param.data_ptr()
-        self.p = flat(self.param.detach())
+        self.p, self.n = flat(self.param.detach()), self.param.numel() * (2 if self.param.is_complex() else 1)
         self._m, self._v = self._ordered(self.moment), None
         self.m = self.v = flat(self._m)
         if "exp_avg_sq" in self.own:
@@ -91,7 +95,10 @@ class Slot:
             self.square = None
 
     def take(self, g: Tensor) -> None:
-        """The gradient of this step."""
+        """The gradient of this step; `refresh` is part of it."""
+        m = self.own[self.moment]
+        if m is not self._m or m._version != self._version or self.param.data_ptr() != self._at:
+            self.refresh()
         self.dots = None
         if g.stride() != self._stride:
             g = torch.empty_like(self.param, dtype=g.dtype).copy_(g)
@@ -190,7 +197,9 @@ def gradient(slot: Slot, span: slice | None, decay: float, maximize: bool) -> tu
 def dots(slot: Slot, decay: float, maximize: bool) -> tuple[float, float, float]:
     """<m',g>, |m'|², |g|² of a tensor: see `gradient`."""
     mg = gg = 0.0
-    n, mm = slot.m.numel(), slot.norm_square()
+    n, mm = slot.n, slot.square
+    if mm is None:
+        mm = slot.norm_square()
     trusted = _SAFE[0] < mm < _SAFE[1]
     if n <= _DOT and decay == 0 and trusted and slot.g.dtype == slot.m.dtype:  # nearly always
         dot, own = torch.dot(slot.m, slot.g).item(), torch.dot(slot.g, slot.g).item()
@@ -218,3 +227,44 @@ def next_square(beta: float, weight: float, mg: float, mm: float, gg: float) -> 
     apart = beta * beta * mm + weight * weight * gg
     together = apart + 2 * beta * weight * mg
     return together if together >= 0.25 * apart else None
+
+
+Plan = tuple[dict[str, Any] | None, float, float, float]
+
+
+def planner(group: dict[str, Any], decoupled: bool) -> Callable[[Slot, float, float, float], Plan]:
+    """A function of slot, t, ε + d and D̂ that says what the kernel is to be called with.
+
+    It returns the arguments; then m' = β m' + w g and m = σ m' in the words β, w, σ. No arguments where g is too light
+    for β1': σ was multiplied back, and the plain operations are to do it.
+    """
+    lr, decay, maximize = float(group["lr"]), group["weight_decay"], group["maximize"]
+    if "momentum" in group:
+        momentum = group["momentum"]
+
+        def ball(slot: Slot, t: float, factor: float, d_hat: float) -> Plan:
+            call = {"lr": lr / d_hat, "beta": momentum, "factor": factor, "weight_decay": decay, "maximize": maximize}
+            return call, momentum, factor, 1.0
+
+        return ball
+
+    (beta1, beta2), eps = group["betas"], group["eps"]
+    ema = group.get("first_moment") != "sum"
+
+    def adam(slot: Slot, t: float, factor: float, d_hat: float) -> Plan:
+        c = (1 - beta1) * factor if ema else factor
+        sigma = beta1 * slot.sigma + c  # σ_t = β1 σ_{t-1} + c
+        if not c > _FADED * sigma:
+            slot.unscale()
+            return None, 0.0, 0.0, 1.0
+        beta = beta1 * slot.sigma / sigma  # β1'
+        # The kernel divides by 1 - β1'^t. Without corrections ("sum") the one that it makes for v is taken back.
+        correction = 1 - beta1**t if ema else math.sqrt(1 - beta2**t)
+        rate = lr * sigma / d_hat * (1 - beta**t) / correction
+        call = {"lr": rate, "beta1": beta, "beta2": beta2, "eps": eps if ema else eps / correction}
+        # Decoupled decay is multiplied by the kernel's own rate.
+        call["weight_decay"] = decay if not decoupled else lr * decay / rate if rate > 0 else 0.0
+        call["amsgrad"], call["maximize"] = False, maximize
+        return call, beta, c / sigma, sigma
+
+    return adam

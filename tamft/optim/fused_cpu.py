@@ -11,8 +11,7 @@ Those kernels are C++ and touch every number once, but they know no torque. Two 
 not read from memory either: |β m + c g|² = β²|m|² + 2βc<m,g> + c²|g|², from the products that the cosine needs anyway.
 """
 
-import math
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
 import torch
@@ -30,7 +29,6 @@ State = MutableMapping[Tensor, dict[str, Any]]
 
 _LOOP = Loop()
 _WANTED = {"alignment": "torque", "damping": "rescale", "compensation": "kahan_sum"}  # state keys and their options
-_FADED = 1e-7  # a gradient that enters m' with less weight than this is beyond what β1' can express in float32
 _DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128, *LOW_PRECISION)
 
 
@@ -59,7 +57,8 @@ class Engine:
 
     def __init__(self, moment: str, decoupled: bool) -> None:
         self.moment, self.decoupled = moment, decoupled
-        self._adam = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        adam = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        self._adam: Callable[..., None] | None = adam if moment == "exp_avg" else None
         self.slots: dict[Tensor, Slot] = {}
         self.applied: Tensor | None = None  # cosine between applied and intended perturbation of 16-bit weights
 
@@ -104,8 +103,7 @@ class Engine:
         slot = self.slots.get(p)
         if slot is None or slot.own is not own:
             slot = self.slots[p] = Slot(p, own, self.moment, square)
-        else:
-            slot.refresh()
+        slot.refresh()
         return slot
 
     # ---- the step -----------------------------------------------------------------------------------------------
@@ -123,15 +121,17 @@ class Engine:
         parts: list[tuple[dict[str, Any], float | None, list[Slot]]] = []
         for group, away in zip(groups, moved, strict=True):
             part: dict[torch.dtype, list[Slot]] = {}
-            needed = [self.moment, *(key for key, option in _WANTED.items() if group.get(option))]
+            needed = (self.moment, *(key for key, option in _WANTED.items() if group.get(option)))
             for p in group["params"]:
                 g = p.grad
                 if g is not None:
                     own = state[p]
-                    fresh = self.moment not in own
-                    if not all(key in own for key in needed):
+                    slot = self.slots.get(p)
+                    if slot is None or slot.own is not own or slot.has != needed:
+                        fresh = self.moment not in own
                         init_state(own, p, group, self.moment)
-                    slot = self._slot(p, own, 0.0 if fresh else None)
+                        slot = self._slot(p, own, 0.0 if fresh else None)
+                        slot.has = needed
                     slot.take(g)
                     part.setdefault(p.dtype, []).append(slot)
                 elif away is not None:
@@ -163,7 +163,8 @@ class Engine:
         # The counts and the scalars below are one small tensor each, handed out in 0-d views: an operation for each
         # of them would cost as much as a kernel.
         count = torch.stack([slot.own["step"] for slot in slots]) + 1
-        for slot, step in zip(slots, count.unbind(), strict=True):
+        steps = count.unbind()
+        for slot, step in zip(slots, steps, strict=True):
             slot.own["step"] = step
         torque, coupled = bool(group.get("torque")), self._coupled(group)
         plain = not torque and group.get("first_moment") != "sum"
@@ -173,11 +174,9 @@ class Engine:
             return
         s_hats = torch.stack([slot.own["alignment"] for slot in slots]).tolist() if torque else []
         means = torch.stack([slot.own["damping"] for slot in slots]).tolist() if torque and group["rescale"] else []
-        beta = group["betas"][0] if "betas" in group else group["momentum"]
         gamma, last, eps = group.get("gamma", 1.0), group.get("torque_steps"), group.get("torque_eps", 0.0)
-        plan = self._adam_plan if self.moment == "exp_avg" else self._ball_plan
-        maximize, run = group["maximize"], self._run
-        for i, (slot, t) in enumerate(zip(slots, count.tolist(), strict=True)):
+        maximize, rho, plan = group["maximize"], group["rho"], kernels.planner(group, self.decoupled)
+        for i, (slot, t, step) in enumerate(zip(slots, count.tolist(), steps, strict=True)):
             factor = d_hat = 1.0
             if torque:
                 if gamma < 1 and (last is None or t <= last):  # gamma=1 never looks
@@ -187,17 +186,20 @@ class Engine:
                     s_hats[i] = gamma * s_hats[i] + (1 - gamma) * s  # ŝ_t = γ ŝ_{t-1} + (1-γ) s_t
                 factor = eps + (1 + s_hats[i]) / 2  # ε + d_t, d_t = (1 + ŝ_t) / 2
             if means:
+                beta = group["betas"][0] if "betas" in group else group["momentum"]
                 means[i] = beta * means[i] + (1 - beta) * factor  # D_t = β D_{t-1} + (1-β)(ε + d_t)
                 d_hat = means[i] / (1 - beta**t) or 1.0  # D̂_t; 0 only if m = 0 too
-            call, kept, weight, sigma = plan(group, slot, t, factor, d_hat)
-            small = slot.m.numel() <= kernels.BLOCK
+            call, kept, weight, sigma = plan(slot, t, factor, d_hat)
             known = None
-            if call is not None and whole and (scale is None or (small and coupled == 0)):
+            if call is not None and whole and (scale is None or (slot.n <= kernels.BLOCK and coupled == 0)):
                 if scale is not None:
                     slot.p.add_(slot.m, alpha=scale * slot.sigma)
                 slot.sigma = sigma
-                run(slot, slot.p, slot.g, slot.m, slot.v, call)
-                if slot.dots is None and small and group["rho"] > 0:
+                if self._adam is not None:
+                    self._adam([slot.p], [slot.g], [slot.m], [slot.v], [], [step], **call)
+                else:
+                    kernels.sgd([slot.p], [slot.g], [slot.m], **call)
+                if rho > 0 and slot.dots is None and slot.n <= kernels.BLOCK:
                     known = kernels.square(slot.m)  # while it is in the cache
             else:
                 known = self._in_blocks(group, slot, t, call, sigma, scale, factor, d_hat)
@@ -209,43 +211,10 @@ class Engine:
                 slot.own[key] = value
 
     def _run(self, slot: Slot, p: Tensor, g: Tensor, m: Tensor, v: Tensor, call: dict[str, Any]) -> None:
-        if self.moment == "exp_avg":
+        if self._adam is not None:
             self._adam([p], [g], [m], [v], [], [slot.own["step"]], **call)
         else:
             kernels.sgd([p], [g], [m], **call)
-
-    def _ball_plan(
-        self, group: dict[str, Any], slot: Slot, t: float, factor: float, d_hat: float
-    ) -> tuple[dict[str, Any] | None, float, float, float]:
-        """The kernel's arguments; then m' = β m' + w g and m = σ m': β, w, σ."""
-        call = {"lr": float(group["lr"]) / d_hat, "beta": group["momentum"], "factor": factor}
-        call |= {"weight_decay": group["weight_decay"], "maximize": group["maximize"]}
-        return call, group["momentum"], factor, 1.0
-
-    def _adam_plan(
-        self, group: dict[str, Any], slot: Slot, t: float, factor: float, d_hat: float
-    ) -> tuple[dict[str, Any] | None, float, float, float]:
-        """As `_ball_plan`; no arguments where g is too light for β1': σ was multiplied back, plain operations do it."""
-        (beta1, beta2), eps, lr = group["betas"], group["eps"], float(group["lr"])
-        ema = group.get("first_moment") != "sum"
-        c = (1 - beta1) * factor if ema else factor
-        sigma = beta1 * slot.sigma + c  # σ_t = β1 σ_{t-1} + c
-        if not c > _FADED * sigma:
-            slot.unscale()
-            return None, 0.0, 0.0, 1.0
-        beta = beta1 * slot.sigma / sigma  # β1'
-        rate = lr * sigma / d_hat * (1 - beta**t)  # the kernel divides by 1 - β1'^t
-        if ema:
-            rate /= 1 - beta1**t
-        else:  # no corrections: the one that the kernel makes for v is taken back
-            root = math.sqrt(1 - beta2**t)
-            rate, eps = rate / root, eps / root
-        decay = group["weight_decay"]
-        if self.decoupled:  # the kernel multiplies it by its own rate
-            decay = lr * decay / rate if rate > 0 else 0.0
-        call = {"lr": rate, "beta1": beta, "beta2": beta2, "eps": eps, "weight_decay": decay, "amsgrad": False}
-        call["maximize"] = group["maximize"]
-        return call, beta, c / sigma, sigma
 
     def _in_blocks(self, group: dict[str, Any], slot: Slot, t: float, call: dict[str, Any] | None, sigma: float,
                    scale: float | None, factor: float, d_hat: float) -> float | None:  # fmt: skip
@@ -315,7 +284,7 @@ class Engine:
 
     def _run_all(self, parts: list[kernels.Part], call: dict[str, Any]) -> None:
         slots, ps, gs, ms, vs = (list(column) for column in zip(*parts, strict=True))
-        if self.moment == "exp_avg":
+        if self._adam is not None:
             self._adam(ps, gs, ms, vs, [], [slot.own["step"] for slot in slots], **call)
         else:
             kernels.sgd(ps, gs, ms, **call)
