@@ -11,7 +11,7 @@ from torch import Tensor
 from tamft.optim.bucket import real
 
 _SAFE = (1e-24, 1e36)  # float32 squares between these lost nothing to underflow or overflow
-_DOT = 1 << 19  # elements per dot product: 4 MiB of m and g, which the second one finds in the cache
+_DOT = 1 << 20  # elements per dot product: 8 MiB of m and g, which the second one finds in the cache
 _FADED = 1e-7  # a gradient that enters m' with less weight than this is beyond what β1' can express in float32
 BLOCK = 1 << 18  # elements per call where a tensor is updated in blocks: what was just written is still in the cache
 
