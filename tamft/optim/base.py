@@ -94,8 +94,7 @@ class MomentumOptimizer(Optimizer):
         groups = [group for group in self._groups if group["rho"] > 0]
         if all(group["moved"] for group in groups):
             return self
-        moments = [m for group in groups for _, _, m in self._momenta(group)]
-        if not moments or self._too_early():
+        if all(next(self._momenta(group), None) is None for group in groups) or self._too_early():
             return self
         started: Tensor | bool = True
         if groups[0]["rho_start"] > 0 and self._counted_there():
@@ -106,7 +105,7 @@ class MomentumOptimizer(Optimizer):
             for group in groups:
                 group["moved"] = True
             return self
-        square = squares(moments)
+        square = squares([m for group in groups for _, _, m in self._momenta(group)])
         if isinstance(started, Tensor):
             square = torch.where(started, square, 0.0)
         for group in groups:

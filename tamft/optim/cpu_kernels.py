@@ -87,8 +87,8 @@ class Slot:
 
     def refresh(self) -> None:
         """Look again where a tensor was replaced or m was written by somebody else."""
-        m = self.own[self.moment]
-        if m is not self._m or self.param.data_ptr() != self._at:
+        m, own = self.own[self.moment], self.own
+        if m is not self._m or own.get("exp_avg_sq") is not self._v or self.param.data_ptr() != self._at:
             self._look()
             self.square = None
         elif m._version != self._version:
@@ -96,9 +96,7 @@ class Slot:
 
     def take(self, g: Tensor) -> None:
         """The gradient of this step; `refresh` is part of it."""
-        m = self.own[self.moment]
-        if m is not self._m or m._version != self._version or self.param.data_ptr() != self._at:
-            self.refresh()
+        self.refresh()
         self.dots = None
         if g.stride() != self._stride:
             g = torch.empty_like(self.param, dtype=g.dtype).copy_(g)

@@ -135,7 +135,7 @@ class Engine:
                     slot.take(g)
                     part.setdefault(p.dtype, []).append(slot)
                 elif away is not None:
-                    self._move(group, list(self._moving({"params": [p]}, state)), ahead=False)
+                    self._move(group, self._moving({"params": [p]}, state), ahead=False)
             scale = None if away is None else away.item()
             parts += [(group, scale, slots) for slots in part.values()]
         if grad_scale is not None:

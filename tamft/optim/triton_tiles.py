@@ -128,7 +128,7 @@ def move(
     p, m_at, start, n, scale,
     VARIANT: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """w - scale·m for a piece. Returns the products of what was applied (after rounding) and m: as `_gram`."""
+    """w - scale·m for a piece. Returns the products of what was applied (after rounding) and m, as `gram` does."""
     am = tl.zeros([BLOCK // 4], tl.float64)
     aa = tl.zeros([BLOCK // 4], tl.float64)
     mm = tl.zeros([BLOCK // 4], tl.float64)

@@ -92,6 +92,22 @@ def test_a_moment_changed_by_others_is_noticed(name):
     assert cosines == pytest.approx([1.0] * 4, abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ADAM_NAMES)
+def test_a_second_moment_replaced_behind_our_back_is_noticed(name):
+    """Through a state that was taken before: nobody asks the optimizer again."""
+    ends = []
+    for flags in ({"foreach": False}, {"fused": True}):
+        params, optimizer = run_tamft(name, PROBLEM, dtype=torch.float32, last=5, lr=1e-2, **flags)
+        states = list(optimizer.state.values())
+        one_step(optimizer, PROBLEM, params, 5, "closure")
+        for state in states:
+            state["exp_avg_sq"] = torch.full_like(state["exp_avg_sq"], 9.0)
+        one_step(optimizer, PROBLEM, params, 6, "closure")
+        ends.append(params)
+        assert all(state["exp_avg_sq"].min() > 8 for state in states if state["exp_avg_sq"].numel())
+    assert_follows(ends[1], ends[0], PROBLEM.start, LINE)
+
+
 @pytest.mark.parametrize("name", ["AdaTAM", "AdaTAMW"])
 @pytest.mark.parametrize("options", [{}, {"first_moment": "sum"}, {"rescale": True}, {"rho": 0.2}], ids=str)
 def test_an_opposed_gradient_fades_without_a_jump(name, options):
