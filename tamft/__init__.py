@@ -6,15 +6,31 @@ from tamft.optim import MSAM, TAM, AdamWMSAM, AdaTAM, AdaTAMW, param_groups, tra
 
 if TYPE_CHECKING:
     from tamft.hf import register
+    from tamft.hf.figure import TelemetryFigure
 
 __version__ = "0.1.0"
-__all__ = ["MSAM", "TAM", "AdaTAM", "AdaTAMW", "AdamWMSAM", "__version__", "param_groups", "register", "transfer_lr"]
+__all__ = [
+    "MSAM",
+    "TAM",
+    "AdaTAM",
+    "AdaTAMW",
+    "AdamWMSAM",
+    "TelemetryFigure",
+    "__version__",
+    "param_groups",
+    "register",
+    "transfer_lr",
+]
 
 
 def __getattr__(name: str) -> Any:
-    # `register` lives beside Trainer: importing it here would pull transformers into every `import tamft`.
+    # These live beside Trainer: importing them here would pull transformers into every `import tamft`.
     if name == "register":
         from tamft.hf import register
 
         return register
+    if name == "TelemetryFigure":
+        from tamft.hf.figure import TelemetryFigure
+
+        return TelemetryFigure
     raise AttributeError(f"module 'tamft' has no attribute {name!r}")
