@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from tamft import registry
 from tamft.errors import InputError
 from tamft.optim.base import MomentumOptimizer
+from tamft.optim_args import WARMUP
 
 # Below this a heavy-ball optimizer hardly moves: its step is lr x gradient, without Adam's division.
 SMALL_RATE = 1e-3
@@ -27,7 +28,7 @@ def optimizer_kwargs(name: str, args: TrainingArguments) -> dict[str, Any]:
     is not known before training begins. Raises InputError.
     """
     given = registry.parse_optim_args(name, args.optim_args)
-    if given.get("rho_start") == registry.WARMUP:
+    if given.get("rho_start") == WARMUP:
         given["rho_start"] = 0
     flags = {
         "lr": args.learning_rate,

@@ -9,6 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from tamft import registry
 from tamft.hf.arguments import optim_name
+from tamft.optim_args import WARMUP
 
 
 def unwrap(optimizer: Any) -> Any:
@@ -61,7 +62,7 @@ class TamftCallback(TrainerCallback):
         name = optim_name(args)
         if name is None or type(unwrap(optimizer)) is not registry.get(name).cls:
             return
-        if registry.parse_optim_args(name, args.optim_args).get("rho_start") == registry.WARMUP:
+        if registry.parse_optim_args(name, args.optim_args).get("rho_start") == WARMUP:
             for group in unwrap(optimizer).param_groups:
                 group["rho_start"] = args.get_warmup_steps(state.max_steps)
 
