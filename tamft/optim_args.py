@@ -79,9 +79,9 @@ def describe(kind: Any) -> str:
     return plain.get(kind, "")
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """How a sentence about an unknown word ends: `. Did you mean 'x'?`, or just a full stop."""
-    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=cutoff)
     return f". Did you mean {close[0]!r}?" if close else "."
 
 
