@@ -6,6 +6,7 @@ Also `python -m tamft.run script.py …`, and the same after `torchrun` or `acce
 import builtins
 import importlib.util
 import re
+import shutil
 import sys
 import types
 from collections.abc import Sequence
@@ -72,6 +73,8 @@ def _run(argv: list[str]) -> None:
     words, rest = split(argv)
     if words or rest != argv:
         _check_target(rest)
+    if not sys.flags.safe_path:
+        sys.path[0] = _folder(rest[0])  # already now: --optim may name a class in a file beside the script
     with active(Overrides(words)) as overrides:
         try:
             _start(rest, overrides)
@@ -81,6 +84,14 @@ def _run(argv: list[str]) -> None:
             overrides.check_used()
             raise
         overrides.check_used()
+
+
+def _folder(target: str) -> str:
+    """What Python puts first into sys.path."""
+    if target == "-m":
+        return str(Path.cwd())
+    path = target if Path(target).is_file() else shutil.which(target)
+    return str(Path(path or sys.executable).resolve().parent)
 
 
 def _check_target(rest: list[str]) -> None:
@@ -108,21 +119,18 @@ def _start(rest: list[str], overrides: "Overrides") -> None:
         from tamft.hf.launchers import run_command
 
         sys.exit(run_command(target, rest[1:], overrides))
-    # What `python script.py` would have set: sibling imports and argparse's program name depend on it.
     if target == "-m":
         spec = _module_spec(rest[1])
-        sys.argv, folder = [spec.origin or rest[1], *rest[2:]], Path.cwd()
+        sys.argv = [spec.origin or rest[1], *rest[2:]]
         code = spec.loader.get_code(spec.name)
         facts = {"__spec__": spec, "__package__": spec.parent, "__file__": spec.origin, "__cached__": spec.cached}
         loader = spec.loader
     else:
         path = Path(target).absolute()
-        sys.argv, folder = rest, path.resolve().parent
+        sys.argv = rest
         code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
         facts = {"__spec__": None, "__package__": None, "__file__": str(path), "__cached__": None}
         loader = SourceFileLoader("__main__", str(path))
-    if not sys.flags.safe_path:
-        sys.path[0] = str(folder)
     # runpy would take the module out of sys.modules again when the script ends: an atexit handler or a thread that
     # pickles a class of the script would not find it any more.
     script = types.ModuleType("__main__")

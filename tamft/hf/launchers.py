@@ -40,10 +40,7 @@ def run_command(name: str, rest: list[str], overrides: Overrides) -> Any:
         function = found.load()
     except (ImportError, AttributeError) as error:
         raise InputError(f"the command {name!r} cannot be loaded: {error}") from error
-    path = shutil.which(name) or name
-    sys.argv = [path, *rest]
-    if not sys.flags.safe_path:
-        sys.path[0] = str(Path(path).parent)
+    sys.argv = [shutil.which(name) or name, *rest]
     return function()
 
 
