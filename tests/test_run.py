@@ -49,8 +49,9 @@ FLAGS = [
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty current folder; sys.path and sys.argv are put back afterwards."""
+    """An empty current folder; sys.path, sys.argv and __main__ are put back afterwards."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     return tmp_path
@@ -117,7 +118,7 @@ def test_the_script_sees_what_python_would_have_shown_it(here):
     assert run.main(["sub/look.py", "--help", "-m", "x y", "--", ""]) == 0
     assert json.loads((here / "seen.json").read_text()) == [
         "__main__",
-        "sub/look.py",
+        str(here / "sub" / "look.py"),
         ["sub/look.py", "--help", "-m", "x y", "--", ""],
         str(here / "sub"),
         42,
@@ -180,7 +181,8 @@ def test_tracebacks_and_workers(tmp_path, run_python):
     [
         (["nothing.py"], "there is no file 'nothing.py'"),
         (["."], "there is no file '.'"),
-        (["--optim", "adatamw"], "--optim is not an option of tamft run: the script comes first"),
+        (["--optim", "adatamw"], "there is no script: tamft run [options] SCRIPT.py"),
+        (["-x", "train.py"], "-x is not an option of tamft run"),
         (["-m"], "-m needs the name of a module"),
         (["-m", "no_such_module"], "there is no module 'no_such_module'"),
         (["-m", "no_such.module"], "there is no module 'no_such.module'"),

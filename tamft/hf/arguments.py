@@ -4,11 +4,15 @@ import warnings
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 from transformers import TrainingArguments
 
 from tamft import registry
 from tamft.errors import InputError
+from tamft.hf import others
+from tamft.hf.matrices import MatrixAndAdamW, hidden_matrices
 from tamft.optim.base import MomentumOptimizer
+from tamft.optim_args import WARMUP
 
 # Below this a heavy-ball optimizer hardly moves: its step is lr x gradient, without Adam's division.
 SMALL_RATE = 1e-3
@@ -27,7 +31,7 @@ def optimizer_kwargs(name: str, args: TrainingArguments) -> dict[str, Any]:
     is not known before training begins. Raises InputError.
     """
     given = registry.parse_optim_args(name, args.optim_args)
-    if given.get("rho_start") == registry.WARMUP:
+    if given.get("rho_start") == WARMUP:
         given["rho_start"] = 0
     flags = {
         "lr": args.learning_rate,
@@ -41,6 +45,23 @@ def optimizer_kwargs(name: str, args: TrainingArguments) -> dict[str, Any]:
     }
 
 
+def optimizer_class(
+    name: str, args: TrainingArguments, model: torch.nn.Module | None
+) -> tuple[type[Optimizer], dict[str, Any]]:
+    """The class to build over Trainer's parameter groups, and its keyword arguments."""
+    cls, kwargs = registry.get(name).cls, optimizer_kwargs(name, args)
+    if model is None or issubclass(cls, MomentumOptimizer) or not others.only_matrices(name, kwargs, model):
+        return cls, kwargs
+    hidden = hidden_matrices(model)
+    if not hidden:
+        raise InputError(
+            f"--optim {name} takes matrices only, and {type(model).__name__} has none inside repeated layers "
+            "(nn.ModuleList): everything would go to AdamW; choose another --optim"
+        )
+    adamw = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+    return MatrixAndAdamW, {"matrix": cls, "hidden": hidden, "matrix_options": kwargs, "adamw_options": adamw}
+
+
 def check_arguments(args: TrainingArguments, model: torch.nn.Module | None = None) -> None:
     """InputError if the optimizer that `args` ask for could not be built. Does nothing for transformers' own.
 
@@ -52,7 +73,8 @@ def check_arguments(args: TrainingArguments, model: torch.nn.Module | None = Non
     kwargs = optimizer_kwargs(name, args)
     cls = registry.get(name).cls
     if not issubclass(cls, MomentumOptimizer):
-        return  # other people's constructors may do more than look
+        others.check(name, kwargs, model)
+        return
     if kwargs.get("capturable"):
         kwargs.pop("fused", None)  # together they exist on an accelerator only, and the weights may not be there yet
     weights = [torch.zeros(1)] if model is None else [p for p in model.parameters() if p.requires_grad]
@@ -64,9 +86,17 @@ def check_arguments(args: TrainingArguments, model: torch.nn.Module | None = Non
 
 
 def warn_about(name: str, args: TrainingArguments) -> None:
-    """Warn where flags that suit Adam are given to a heavy-ball optimizer."""
-    options = registry.options(name)
-    if "momentum" not in options or "betas" in options:
+    """Warn where flags that suit Adam are given to a heavy-ball optimizer, and where nobody reads a flag."""
+    options, owned = registry.options(name), registry.owned(name)
+    if args.weight_decay and "weight_decay" not in options:
+        warnings.warn(
+            f"--optim {name} has no weight decay: --weight_decay {args.weight_decay} is not read", stacklevel=3
+        )
+    if "betas" in options and "betas" not in owned and (args.adam_beta1, args.adam_beta2) != (0.9, 0.999):
+        warnings.warn(
+            f"--optim {name} does not read --adam_beta1 and --adam_beta2: use --optim_args betas=…", stacklevel=3
+        )
+    if "momentum" not in options or "betas" in options or not issubclass(registry.get(name).cls, MomentumOptimizer):
         return
     if args.learning_rate < SMALL_RATE:
         warnings.warn(

@@ -9,6 +9,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from tamft import registry
 from tamft.hf.arguments import optim_name
+from tamft.hf.others import note_mode
+from tamft.optim.base import MomentumOptimizer
+from tamft.optim_args import WARMUP
 
 
 def unwrap(optimizer: Any) -> Any:
@@ -23,9 +26,14 @@ def is_moved(optimizer: Any) -> bool:
     return any(group.get("moved", False) for group in getattr(optimizer, "param_groups", ()))
 
 
+def is_away(optimizer: Any) -> bool:
+    """True while the weights are not the ones to keep: ours moved, or a registered other one's after train()."""
+    return is_moved(optimizer) or getattr(unwrap(optimizer), "away", False)
+
+
 def bring_back(optimizer: Any) -> None:
-    """The real weights, if they are not there yet. Other people's `eval()` is never called."""
-    if is_moved(optimizer):
+    """The real weights, if they are not there yet. `eval()` of what nobody has registered is never called."""
+    if is_away(optimizer):
         optimizer.eval()
 
 
@@ -36,13 +44,13 @@ def clean_weights(optimizer: Any) -> Iterator[None]:
     Going out again matters for a save in the middle of a step (Trainer's just-in-time checkpoint saves between backward
     and step): without it the step that follows would refuse to run.
     """
-    moved = is_moved(optimizer)
-    if moved:
+    away = is_away(optimizer)
+    if away:
         optimizer.eval()
     try:
         yield
     finally:
-        if moved:
+        if away:
             optimizer.train()
 
 
@@ -61,7 +69,10 @@ class TamftCallback(TrainerCallback):
         name = optim_name(args)
         if name is None or type(unwrap(optimizer)) is not registry.get(name).cls:
             return
-        if registry.parse_optim_args(name, args.optim_args).get("rho_start") == registry.WARMUP:
+        if not isinstance(unwrap(optimizer), MomentumOptimizer):
+            note_mode(unwrap(optimizer))
+            return
+        if registry.parse_optim_args(name, args.optim_args).get("rho_start") == WARMUP:
             for group in unwrap(optimizer).param_groups:
                 group["rho_start"] = args.get_warmup_steps(state.max_steps)
 
@@ -74,6 +85,18 @@ class TamftCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """A step that GradScaler skipped has left the weights perturbed; Trainer may save right after this."""
+        if is_moved(optimizer):
+            bring_back(optimizer)
+
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Optimizer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """The last chance before Trainer puts the best checkpoint's weights under an optimizer that is still away."""
         bring_back(optimizer)
 
     def on_log(

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import Trainer, TrainingArguments, trainer
 
-from tamft import registry
-from tamft.hf.arguments import check_arguments, optim_name, optimizer_kwargs, warn_about
+from tamft.hf import others
+from tamft.hf.arguments import check_arguments, optim_name, optimizer_class, warn_about
 from tamft.hf.callbacks import TamftCallback, bring_back, clean_weights
 
 
@@ -28,6 +28,7 @@ def patch() -> None:
 def _checked(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def __post_init__(self: TrainingArguments) -> None:
+        others.learn(self.optim)
         check_arguments(self)
         original(self)
 
@@ -37,13 +38,14 @@ def _checked(original: Callable[..., None]) -> Callable[..., None]:
 def _dispatching(original: Callable[..., tuple[Any, dict[str, Any]]]) -> Callable[..., tuple[Any, dict[str, Any]]]:
     @functools.wraps(original)
     def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: Any = None) -> tuple[Any, dict[str, Any]]:
+        others.learn(args.optim)  # for arguments that came out of a file
         name = optim_name(args)
         if name is None:
             return original(args, model)
         # Again, because set_optimizer() and hyper-parameter search change arguments after they were made.
         check_arguments(args, model)
         warn_about(name, args)
-        return registry.get(name).cls, optimizer_kwargs(name, args)
+        return optimizer_class(name, args, model)
 
     return get_optimizer_cls_and_kwargs
 
