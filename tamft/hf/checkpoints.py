@@ -4,6 +4,7 @@ Trainer writes, in this order: weights and their configuration, training_args.bi
 (fp16), rng_state*.pth, trainer_state.json. A process that is killed leaves any of them missing or cut short.
 """
 
+import contextlib
 import json
 import pickle
 import re
@@ -142,9 +143,12 @@ def read_torch(path: Path, *, deep: bool = False) -> Any:
 
     Raises ValueError with the reason for a file that is damaged, or that holds more than plain data and tensors.
     """
+    old = _begins_as_before_torch_1_6(path)
     try:
-        with zipfile.ZipFile(path) as archive:  # its table of contents is the last thing that is written
-            if deep and (broken := archive.testzip()):
+        with (
+            contextlib.nullcontext() if old else zipfile.ZipFile(path) as archive
+        ):  # its table of contents is the last thing that is written
+            if deep and archive and (broken := archive.testzip()):
                 raise ValueError(f"damaged ({broken} has another checksum)")
     except (zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"truncated or damaged ({path.stat().st_size} bytes)") from error
@@ -154,11 +158,17 @@ def read_torch(path: Path, *, deep: bool = False) -> Any:
 
     try:
         with safe_globals():
-            return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            return torch.load(path, map_location="cpu", mmap=not old, weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError("holds objects that could run code when they are loaded; it is not read") from error
     except Exception as error:
         raise ValueError(f"damaged ({type(error).__name__})") from error
+
+
+def _begins_as_before_torch_1_6(path: Path) -> bool:
+    """Pickles one after the other instead of a zip archive: old models have such a pytorch_model.bin."""
+    with path.open("rb") as stream:
+        return stream.read(4) == b"\x80\x02\x8a\n"
 
 
 def _torch_problem(path: Path, keys: Sequence[str], deep: bool) -> list[str]:
@@ -220,7 +230,7 @@ def _sharded_problems(folder: Path) -> list[str]:
     """FSDP: torch writes `.metadata` last. DeepSpeed: the file `latest` names the folder, and is written last."""
     parts = [path for path in [*folder.glob("optimizer*"), *folder.glob("pytorch_model_fsdp*")] if path.is_dir()]
     found = [f"{path.name}/.metadata: is missing" for path in parts if not (path / ".metadata").is_file()]
-    full = [path for path in [*folder.glob("optimizer.bin"), *folder.glob("pytorch_model_fsdp*.bin")]]
+    full = [*folder.glob("optimizer.bin"), *folder.glob("pytorch_model_fsdp*.bin")]
     found += [problem for path in full for problem in _torch_problem(path, (), False)]
     latest = folder / "latest"
     if latest.is_file():

@@ -46,7 +46,7 @@ class _Reader(pickle.Unpickler):
 
 
 def read_arguments(path: Path) -> dict[str, Any]:
-    """The TrainingArguments in `path` that are plain values; words of an enum as their text. {} if it cannot be read."""
+    """TrainingArguments in `path`: plain values, and an enum's words as text. {} if it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             member = next(name for name in archive.namelist() if name.endswith("data.pkl"))

@@ -166,6 +166,16 @@ def test_a_later_number_counts_not_a_longer_name(folder, whole):
     assert same_state(trainer, whole)
 
 
+def test_weights_as_before_torch_1_6(folder):
+    checkpoint = folder / "checkpoint-4"
+    (checkpoint / "model.safetensors").unlink()
+    path = checkpoint / "pytorch_model.bin"
+    torch.save(small.model().state_dict(), path, _use_new_zipfile_serialization=False)
+    assert problems(checkpoint) == []
+    path.write_bytes(path.read_bytes()[:-100])
+    assert problems(checkpoint)[0].startswith("pytorch_model.bin: damaged")
+
+
 def test_shards(tmp_path):
     model = small.model()
     trainer_in(tmp_path).train()
@@ -209,7 +219,7 @@ def test_random_numbers_of_every_process(folder, there, ranks, missing):
 def test_a_loss_scaler_that_the_run_has_and_the_checkpoint_lacks(folder):
     trainer = trainer_in(folder)
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
-    with pytest.raises(InputError, match="no complete checkpoint: .*scaler.pt: is missing"):
+    with pytest.raises(InputError, match=r"no complete checkpoint: .*scaler.pt: is missing"):
         trainer.train(resume_from_checkpoint=True)
 
 
