@@ -34,7 +34,10 @@ def check_hooks() -> None:
     needed = {
         "Trainer": (
             Trainer,
-            ("get_optimizer_cls_and_kwargs", "train", "_inner_training_loop", "save_model", "_save_checkpoint"),
+            (
+                *("get_optimizer_cls_and_kwargs", "train", "_inner_training_loop", "save_model", "_save_checkpoint"),
+                *("_load_optimizer_and_scheduler", "_get_output_dir", "get_batch_samples"),
+            ),
         ),
         "TrainingArguments": (TrainingArguments, ("__post_init__", "get_warmup_steps")),
         "transformers.trainer": (trainer, ("DEFAULT_CALLBACKS",)),

@@ -9,6 +9,7 @@ from transformers import Trainer, TrainingArguments, trainer
 from tamft.hf import others
 from tamft.hf.arguments import check_arguments, optim_name, optimizer_class, warn_about
 from tamft.hf.callbacks import TamftCallback, bring_back, clean_weights
+from tamft.hf.resume import is_over, mark_unfinished, options_of, resumable, tell_differences, wanted
 
 
 @functools.cache  # once per process, however often register() is called
@@ -21,6 +22,10 @@ def patch() -> None:
     # The inner loop, because the search for a batch size that fits catches its exception and starts it again.
     for name in ("train", "_inner_training_loop"):
         setattr(Trainer, name, _leaving_clean_weights(getattr(Trainer, name)))
+    Trainer.train = _resuming_whole(Trainer.train)
+    Trainer._save_checkpoint = _marked_unfinished(Trainer._save_checkpoint)
+    Trainer.get_batch_samples = _ending_in_time(Trainer.get_batch_samples)
+    Trainer._load_optimizer_and_scheduler = _telling_differences(Trainer._load_optimizer_and_scheduler)
     # In place: the Trainer module reads this list whenever a Trainer is made, and puts trackers behind it.
     trainer.DEFAULT_CALLBACKS.append(TamftCallback)
 
@@ -68,3 +73,43 @@ def _leaving_clean_weights(original: Callable[..., Any]) -> Callable[..., Any]:
             bring_back(self.optimizer)
 
     return train
+
+
+def _resuming_whole(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def train(self: Trainer, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        return original(self, resumable(self, resume_from_checkpoint), *args, **kwargs)
+
+    return train
+
+
+def _marked_unfinished(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def save(self: Trainer, model: Any, trial: Any = None, *args: Any, **kwargs: Any) -> Any:
+        mark_unfinished(self, trial)
+        return original(self, model, trial, *args, **kwargs)
+
+    return save
+
+
+def _ending_in_time(original: Callable[..., tuple[list[Any], Any]]) -> Callable[..., tuple[list[Any], Any]]:
+    @functools.wraps(original)
+    def get_batch_samples(self: Trainer, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        if is_over(self) and wanted(self) is not None:
+            return [], None
+        return original(self, *args, **kwargs)
+
+    return get_batch_samples
+
+
+def _telling_differences(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def load(self: Trainer, checkpoint: str | None) -> Any:
+        if checkpoint is None or wanted(self) is None:
+            return original(self, checkpoint)
+        asked = options_of(self)
+        result = original(self, checkpoint)
+        tell_differences(self, asked, checkpoint)
+        return result
+
+    return load

@@ -31,7 +31,7 @@ Runs a recipe through accelerate. A recipe is a name or the path of a .py file; 
 
   tamft train encoder_pairs --config minilm_banking77 --train_file pairs.jsonl --output_dir runs/a --optim adatamw
   tamft train encoder_pairs --help  (all options of the recipe)
-exit codes: 0 complete · 1 failed or diverged · 2 bad input, nothing written · 130 interrupted
+exit codes: 0 complete · 1 failed or diverged · 2 bad input, nothing written · 130 interrupted · 143 ended by SIGTERM
 """
 
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         told = exit_file.read_text(encoding="utf-8") if exit_file.is_file() else ""
     if told.isdigit() and (code != 0 or told != "0"):
         return int(told) or code
-    return 130 if code == -signal.SIGINT else abs(code)
+    return 128 - code if code < 0 else code
 
 
 def accelerate_command(options: argparse.Namespace) -> list[str]:
@@ -139,19 +139,20 @@ def _gpus() -> int:
 
 
 def _run(command: list[str], environment: dict[str, str]) -> int:
-    """Run to the end; Ctrl-C, SIGTERM and SIGHUP become one SIGINT to the training, which then ends in good order.
+    """Run to the end; Ctrl-C goes on to the training, SIGTERM and SIGHUP do as SIGTERM, and it ends in good order.
 
-    accelerate ignores SIGINT (it would die with a traceback before the training has written its run.json); the recipe
-    listens to it again. Their own process group keeps a terminal's Ctrl-C from arriving twice.
+    accelerate ignores both (it would die before the training has written its checkpoint and its run.json); the recipe
+    listens to them again. Their own process group keeps a terminal's Ctrl-C from arriving twice.
     """
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         process = subprocess.Popen(command, env=environment, process_group=0)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def stop(number: int, frame: Any) -> None:
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
     names = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     old = {name: signal.signal(name, stop) for name in names}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tamft.errors import InputError
+from tamft.hf.checkpoints import weight_files, weight_problems
 
 MINILM = "all-MiniLM-L6-v2"
 MINILM_HUB = f"sentence-transformers/{MINILM}"
@@ -32,27 +33,12 @@ def resolve(name: str) -> str:
 
 def check_folder(folder: Path) -> None:
     """InputError if `folder` holds no model, or weights that were cut short or damaged."""
-    from safetensors import SafetensorError, safe_open
-
     if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
         raise InputError(f"model {folder}: holds neither config.json nor modules.json, so it is not a model folder")
-    files = weight_files(folder)
-    if not files:
+    if not weight_files(folder):
         raise InputError(f"model {folder}: holds no weights (no *.safetensors and no pytorch_model*.bin)")
-    for file in files:
-        if file.suffix == ".safetensors":
-            try:
-                with safe_open(file, framework="pt"):
-                    pass
-            except (SafetensorError, OSError) as error:
-                raise InputError(f"{file}: truncated or damaged weights ({error}); get the file again") from error
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Files with the weights of a local model, module folders included, checkpoints and optimizers not."""
-    parts = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[:1].isdigit())]
-    found = [file for part in parts for file in sorted(part.glob("*.safetensors"))]
-    return found or [file for part in parts for file in sorted(part.glob("pytorch_model*.bin"))]
+    if found := weight_problems(folder):
+        raise InputError(f"model {folder}: {'; '.join(found)}; get the files again")
 
 
 def load_model(name: str, *, dtype: str = "float32", max_seq_length: int | None = None) -> Any:

@@ -16,15 +16,18 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformerTrainer
 from transformers import ProgressCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
+from tamft import registry
 from tamft.errors import InputError
-from tamft.train import record
+from tamft.hf.checkpoints import checkpoints
+from tamft.hf.resume import check_optimizer, choose, is_over, newest
+from tamft.train import lock, record, stop
 from tamft.train.launch import EXIT_FILE
 
 FIRST_BATCHES = 4
 MODEL_DIR = "model"
+AUTO = "auto"  # --resume_from_checkpoint auto: go on where there is something to go on from, else start
 _RANK = int(os.environ.get("RANK", "0"))
 
 
@@ -65,6 +68,9 @@ class PairsTrainer(SentenceTransformerTrainer):
             kwargs = {key: value for key, value in kwargs.items() if key not in ("params", "model", "optimizer_dict")}
             cls([torch.nn.Parameter(torch.zeros(1, device=self.args.device))], **kwargs)
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        return ([], None) if is_over(self) else super().get_batch_samples(*args, **kwargs)
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         if self.batches_seen < FIRST_BATCHES:
             self.batches_hash = self.batches_hash or hashlib.sha256()
@@ -83,10 +89,11 @@ class PairsTrainer(SentenceTransformerTrainer):
 
 
 class RunCallback(TrainerCallback):
-    """Keeps run.json up to date, and weights that are not finite out of the checkpoints."""
+    """Keeps run.json up to date, weights that are not finite out of the checkpoints, and saves after SIGTERM."""
 
-    def __init__(self, trainer: PairsTrainer, path: Path, content: dict[str, Any]) -> None:
-        self.trainer, self.path, self.content = trainer, path, content
+    def __init__(self, trainer: PairsTrainer, path: Path, content: dict[str, Any], request: stop.Request) -> None:
+        self.trainer, self.path, self.content, self.request = trainer, path, content, request
+        self.stopped = False
         self.started = time.perf_counter()
 
     def write(self, **changes: Any) -> None:
@@ -108,9 +115,21 @@ class RunCallback(TrainerCallback):
             record.write_json(self.path, self.content)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # After the last step only the model remains to be saved.
+        if state.global_step < state.max_steps and self.request.agreed(self.trainer.accelerator):
+            control.should_save = control.should_training_stop = self.stopped = True
+            control.should_evaluate = False  # Trainer evaluates before it saves, and there may be no time for both
         # A finite loss can still leave infinite gradients behind: such weights must not replace a good checkpoint.
         if control.should_save:
             check_finite(self.trainer.model, state.global_step)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.stopped:
+            self.on_step_end(args, state, control)  # SIGTERM came during the evaluation
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.stopped:  # in the middle of the epoch: it is not over
+            control.should_save = control.should_evaluate = False
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.write()
@@ -134,30 +153,43 @@ def check_finite(model: torch.nn.Module, step: int) -> None:
 def prepare_output(training_args: Any, overwrite: bool) -> str | None:
     """Check the output folder, writing nothing, and return the checkpoint to resume from (None: start anew).
 
-    Raises InputError for no folder or one that cannot be written, for a complete run or the checkpoints of an
-    unfinished one where neither `overwrite` nor --resume_from_checkpoint is given, and for nothing to resume from.
+    Raises InputError for no folder or one that cannot be written, for one that another run is in, for a complete run
+    or the checkpoints of an unfinished one where neither `overwrite` nor --resume_from_checkpoint is given, and for
+    nothing to resume from: see `tamft.hf.resume`.
     """
     if not training_args.output_dir:
         raise InputError("--output_dir is missing: name the folder for run.json, the checkpoints and the model")
+    if getattr(training_args, "enable_jit_checkpoint", False):
+        raise InputError("--enable_jit_checkpoint: leave it away; a recipe saves on SIGTERM by itself")
     folder = Path(training_args.output_dir)
     record.check_writable(folder)
-    wish = training_args.resume_from_checkpoint
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if wish and str(wish).lower() not in ("false", "no", "0"):
-        checkpoint = last if str(wish).lower() in ("true", "yes", "1") else str(wish)
-        if checkpoint is None:
-            raise InputError(f"--resume_from_checkpoint {wish}: {folder} holds no checkpoint; leave the option away")
-        if not (Path(checkpoint) / "trainer_state.json").is_file():
-            raise InputError(f"--resume_from_checkpoint: {checkpoint} is not a complete checkpoint; name another one")
-        return checkpoint
+    if _RANK == 0:  # the main process takes the lock, perhaps while the others are still here
+        lock.check(folder)
+    wish = str(training_args.resume_from_checkpoint or "no")
+    found = _resume_from(wish, folder, training_args) if wish.lower() not in ("false", "no", "0") else None
+    if found is not None:
+        return str(found)
     status = (record.read_json(folder / "run.json") or {}).get("status")
-    if not overwrite and (status == "complete" or last):
+    unfinished = checkpoints(folder) and wish.lower() != AUTO
+    if not overwrite and (status == "complete" or unfinished):
         state = "a complete run" if status == "complete" else "checkpoints of an unfinished run"
         raise InputError(
             f"--output_dir {folder} holds {state}; take another folder, start anew with --overwrite_output_dir, "
             "or go on with --resume_from_checkpoint true"
         )
     return None
+
+
+def _resume_from(wish: str, folder: Path, args: Any) -> Path | None:
+    demands = {"ranks": range(args.world_size), "needed": ["modules.json"], "tell": _RANK == 0}
+    if wish.lower() == AUTO:
+        path = newest(folder, **demands)
+    else:
+        path = choose(True if wish.lower() in ("true", "yes", "1") else wish, folder, **demands)
+    if path is not None:
+        name = str(getattr(args.optim, "value", args.optim))
+        check_optimizer(path, name, registry.get(name).cls if name in registry.ENTRIES else None)
+    return path
 
 
 def fit(trainer: PairsTrainer, facts: dict[str, Any], checkpoint: str | None = None) -> Path:
@@ -169,32 +201,43 @@ def fit(trainer: PairsTrainer, facts: dict[str, Any], checkpoint: str | None = N
         checkpoint: to resume from, as `prepare_output` returned it.
 
     Raises InputError before anything is written, Diverged and RunError after run.json says so; KeyboardInterrupt goes
-    through after run.json says "interrupted".
+    through after run.json says "interrupted", and so does Terminated, after a checkpoint.
     """
+    folder = Path(trainer.args.output_dir)
+    with contextlib.ExitStack() as stack:
+        if trainer.is_world_process_zero():
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock.hold(folder))
+        request = stack.enter_context(stop.listening())
+        return _fit(trainer, facts, checkpoint, request)
+
+
+def _fit(trainer: PairsTrainer, facts: dict[str, Any], checkpoint: str | None, request: stop.Request) -> Path:
     folder = Path(trainer.args.output_dir)
     path = folder / "run.json"
     before = record.read_json(path) if checkpoint else None
-    if trainer.is_world_process_zero():
-        folder.mkdir(parents=True, exist_ok=True)
-        if checkpoint is None:
-            for stale in folder.glob("checkpoint-[0-9]*"):  # a later resume would take the highest number, an old run's
-                shutil.rmtree(stale)
+    if trainer.is_world_process_zero() and checkpoint is None:
+        for stale in checkpoints(folder):  # a later resume would take the highest number, an old run's
+            shutil.rmtree(stale)
     trainer.accelerator.wait_for_everyone()
     content = record.start(trainer.args, facts)
     content["first_batches_sha256"] = (before or {}).get("first_batches_sha256")
-    keeper = RunCallback(trainer, path, content)
+    keeper = RunCallback(trainer, path, content, request)
     trainer.add_callback(keeper)
     if trainer.pop_callback(ProgressCallback):
         trainer.add_callback(Bar())
     try:
         keeper.write(status="running")
         trainer.train(resume_from_checkpoint=checkpoint)
+        if keeper.stopped:
+            raise stop.Terminated(f"SIGTERM: saved after step {trainer.state.global_step}")
         check_finite(trainer.model, trainer.state.global_step)
         model = save_model(trainer)
         keeper.write(status="complete", model_dir=MODEL_DIR)
     except BaseException as error:
         _remove_half_checkpoint(trainer)
-        status = {KeyboardInterrupt: "interrupted", Diverged: "diverged"}.get(type(error), "failed")
+        ends = {KeyboardInterrupt: "interrupted", Diverged: "diverged"}
+        status = next((status for kind, status in ends.items() if isinstance(error, kind)), "failed")
         with contextlib.suppress(OSError):  # a full disk: the error on its way out says so
             keeper.write(status=status, error=" ".join(f"{type(error).__name__}: {error}".split()))
         if cause := record.disk_error(error):
@@ -212,6 +255,8 @@ def save_model(trainer: PairsTrainer) -> Path:
     main = trainer.is_world_process_zero()
     try:
         if main:
+            if old.is_dir() and not target.exists():  # killed between the two moves below
+                old.rename(target)
             shutil.rmtree(fresh, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()
@@ -231,11 +276,12 @@ def save_model(trainer: PairsTrainer) -> Path:
 def command(main: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
     """Run a recipe's `main`; one line instead of a traceback for what users can mend. Returns the exit code.
 
-    0 complete · 1 failed or diverged · 2 bad input, nothing written · 130 interrupted.
+    0 complete · 1 failed or diverged · 2 bad input, nothing written · 130 interrupted · 143 ended by SIGTERM.
     """
     exit_file = os.environ.get(EXIT_FILE)
-    if exit_file:  # the launcher starts accelerate deaf to Ctrl-C, so that only the training itself answers it
+    if exit_file:  # the launcher starts accelerate deaf to both signals, so that only the training answers
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, stop.raise_terminated)
     transformers_logging.disable_progress_bar()  # of reading and writing files; training keeps its bar
     code, message = 0, ""
     try:
@@ -244,6 +290,8 @@ def command(main: Callable[[list[str]], int], argv: list[str] | None = None) -> 
         code, message = 2, f"error: {error}"
     except RunError as error:
         code, message = 1, f"error: {error}"
+    except stop.Terminated as error:
+        code, message = stop.EXIT_CODE, f"terminated by {error}"
     except KeyboardInterrupt:
         code, message = 130, "interrupted"
     if message:

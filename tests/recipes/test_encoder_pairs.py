@@ -171,11 +171,69 @@ def test_resume_is_exact(recipe, name):
     assert all(torch.equal(value, expected[key]) for key, value in weights(part / "model").items())
 
 
-def test_incomplete_checkpoint_is_not_resumed(recipe):
-    folder = recipe("--save_strategy", "steps", "--save_steps", 2)[2]
-    (folder / "checkpoint-4" / "trainer_state.json").unlink()
-    code, error, _ = recipe("--resume_from_checkpoint", "true")
-    assert (code, "checkpoint-4 is not a complete checkpoint" in error) == (2, True)
+@pytest.mark.parametrize("name", ["adamw_torch", "adatamw"])
+def test_an_incomplete_checkpoint_is_passed_over_or_refused(recipe, name, caplog):
+    saving = ["--optim", name, "--save_strategy", "steps", "--save_steps", 2]
+    folder = recipe(*saving)[2]
+    expected = weights(folder / "model")
+    (folder / "checkpoint-4" / "optimizer.pt").unlink()
+    code, error, _ = recipe(*saving, "--resume_from_checkpoint", folder / "checkpoint-4")
+    assert (code, "checkpoint-4 is not a complete checkpoint: optimizer.pt: is missing" in error) == (2, True)
+    assert error.rstrip().endswith("checkpoint-2")
+    shutil.rmtree(folder / "model")
+    assert recipe(*saving, "--resume_from_checkpoint", "true")[0] == 0
+    assert "checkpoint-4 is not complete and is passed over: optimizer.pt: is missing" in caplog.text
+    assert all(torch.equal(value, expected[key]) for key, value in weights(folder / "model").items())
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "adatamw"])
+def test_killed_after_the_last_checkpoint_only_the_model_is_missing(recipe, name):
+    saving = ["--optim", name, "--save_strategy", "steps", "--save_steps", 2]
+    folder = recipe(*saving)[2]
+    expected = weights(folder / "model")
+    shutil.rmtree(folder / "model")
+    assert recipe(*saving, "--resume_from_checkpoint", "true")[0] == 0
+    assert (read(folder)["status"], read(folder)["steps"]) == ("complete", 4)
+    assert all(torch.equal(value, expected[key]) for key, value in weights(folder / "model").items())
+
+
+def test_auto_goes_on_or_starts(recipe):
+    saving = ["--save_strategy", "steps", "--save_steps", 2, "--resume_from_checkpoint", "auto"]
+    code, _, folder = recipe(*saving, "--seed", 3)
+    assert (code, read(folder)["status"]) == (0, "complete")
+    for number in (2, 4):
+        (folder / f"checkpoint-{number}" / "optimizer.pt").unlink()
+    code, error, _ = recipe(*saving)
+    assert (code, "a complete run" in error) == (2, True)
+    (folder / "run.json").unlink()
+    assert recipe(*saving, "--seed", 4)[0] == 0
+    assert read(folder)["seed"] == 4
+
+
+@pytest.mark.parametrize(("wrote", "asked"), [("adamw_torch", "adatamw"), ("adatamw", "adamw_torch"), ("tam", "msam")])
+def test_another_optimizers_checkpoint_is_refused(recipe, wrote, asked):
+    saving = ["--save_strategy", "steps", "--save_steps", 2]
+    folder = recipe(*saving, "--optim", wrote)[2]
+    code, error, _ = recipe(*saving, "--optim", asked, "--resume_from_checkpoint", "true")
+    assert code == 2
+    told = "not written by tamft" if wrote == "adamw_torch" else f"was written with --optim {wrote}, not {asked}"
+    assert told in error
+    (folder / "checkpoint-4" / "training_args.bin").unlink()
+    code, error, _ = recipe(*saving, "--optim", asked, "--resume_from_checkpoint", "true")
+    assert (code, "tamft" in error or "which MSAM has not" in error) == (2, True)
+    assert read(folder)["optimizer"]["name"] == wrote
+
+
+def test_nothing_is_loaded_before_the_folder_is_known_to_be_writable(recipe, monkeypatch):
+    from tamft.train import data, models
+
+    def never(*args, **kwargs):
+        raise AssertionError
+
+    monkeypatch.setattr(models, "load_model", never)
+    monkeypatch.setattr(data, "load_rows", never)
+    code, error, _ = recipe("--output_dir", "/proc/none")
+    assert (code, "cannot be written" in error) == (2, True)
 
 
 def test_saved_model_is_float32_and_loads(recipe):

@@ -10,23 +10,14 @@ import time
 
 import pytest
 import torch
-from transformers import TrainerCallback
 
+from tamft.hf.checkpoints import problems
 from tamft.train import run, shipped
+from tests.hf import small
 from tests.recipes.test_encoder_pairs import read, weights
+from tests.tiny import save_tiny_bert
 
 SAVING = ["--save_strategy", "steps", "--save_steps", 2, "--max_steps", 6]
-
-
-class At(TrainerCallback):
-    """Does something to the model when a step begins."""
-
-    def __init__(self, step, action):
-        self.step, self.action = step, action
-
-    def on_step_begin(self, args, state, control, model=None, **kwargs):
-        if state.global_step == self.step:
-            self.action(model)
 
 
 @pytest.fixture
@@ -34,11 +25,11 @@ def at(monkeypatch):
     """`at(step, action)`: every trainer that is made from now on has the callback; `at(0, None)` ends that."""
     make = run.PairsTrainer.__init__
 
-    def install(step, action):
+    def install(step, action, event="on_step_begin"):
         def init(self, *args, **kwargs):
             make(self, *args, **kwargs)
             if action:
-                self.add_callback(At(step, action))
+                self.add_callback(small.At(event, step, lambda model, **kwargs: action(model)))
 
         monkeypatch.setattr(run.PairsTrainer, "__init__", init)
 
@@ -101,6 +92,94 @@ def test_interrupt_then_resume(recipe, at):
     assert (code, read(folder)["status"], read(folder)["loss"]) == (0, "complete", read(whole)["loss"])
     expected = weights(whole / "model")
     assert all(torch.equal(value, expected[key]) for key, value in weights(folder / "model").items())
+
+
+def terminate(model):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(scope="session")
+def dropping_model(tmp_path_factory):
+    """With dropout: a checkpoint that was not taken between two steps resumes with other random numbers."""
+    return save_tiny_bert(tmp_path_factory.mktemp("dropout") / "bert", dropout=0.3)
+
+
+@pytest.mark.parametrize("when", ["on_step_begin", "on_substep_end", "on_pre_optimizer_step", "on_evaluate"])
+@pytest.mark.parametrize("name", ["adamw_torch", "adatamw_msam"])
+def test_sigterm_saves_a_checkpoint_that_resumes_bitwise(recipe, at, dropping_model, rows_file, name, when):
+    flags = ["--model", dropping_model, "--optim", name, "--max_steps", 6, "--gradient_accumulation_steps", 2]
+    flags += ["--per_device_train_batch_size", 4, "--warmup_steps", 2]
+    if when == "on_evaluate":
+        flags += ["--eval_strategy", "steps", "--eval_steps", 3, "--eval_file", rows_file(name="eval.jsonl")]
+    stopped = 3 if when == "on_evaluate" else 4
+    # A save rounds the fused path's momentum in its last bit: the whole run is one that saved there as well.
+    saved_there = ["--save_strategy", "steps", "--save_steps", stopped]
+    whole = recipe(*flags, *(saved_there if name != "adamw_torch" else []), folder="whole")[2]
+    at(3, terminate, when)
+    code, error, folder = recipe(*flags)
+    assert (code, error.splitlines()[-1]) == (143, f"terminated by SIGTERM: saved after step {stopped}")
+    record = read(folder)
+    assert (record["status"], record["steps"], record["model_dir"]) == ("interrupted", stopped, None)
+    assert sorted(path.name for path in folder.iterdir()) == [f"checkpoint-{stopped}", "run.json"]
+    assert problems(folder / f"checkpoint-{stopped}", deep=True) == []
+    at(0, None)
+    assert recipe(*flags, "--resume_from_checkpoint", "true")[0] == 0
+    assert read(folder)["loss"] == read(whole)["loss"]
+    expected = weights(whole / "model")
+    assert all(torch.equal(value, expected[key]) for key, value in weights(folder / "model").items())
+
+
+def test_sigterm_in_the_last_step_is_too_late_to_interrupt(recipe, at):
+    at(3, terminate)
+    code, _, folder = recipe("--max_steps", 4)
+    assert (code, read(folder)["status"]) == (0, "complete")
+
+
+def test_sigterm_twice(recipe, at):
+    """Launchers of several processes pass it on to workers that have got it already."""
+    at(3, lambda model: [terminate(model), terminate(model)])
+    assert recipe("--max_steps", 6)[0] == 143
+
+
+def test_sigterm_does_not_save_what_is_not_finite(recipe, at):
+    def both(model):
+        terminate(model)
+        poison(model)
+
+    at(3, both, "on_optimizer_step")
+    code, error, folder = recipe("--max_steps", 6)
+    assert (code, "not finite after step 4" in error, (folder / "checkpoint-4").exists()) == (1, True, False)
+
+
+def test_the_handler_is_given_back(recipe):
+    before = signal.getsignal(signal.SIGTERM)
+    recipe()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_trainers_own_way_is_refused(recipe):
+    before = signal.getsignal(signal.SIGTERM)
+    code, error, folder = recipe("--enable_jit_checkpoint", "true")
+    assert (code, "saves on SIGTERM by itself" in error, folder.exists()) == (2, True, False)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_killed_while_the_new_model_takes_the_place_of_the_old_one(recipe, at):
+    """Between the two moves there is only `.model.old`; a run that then fails must not lose it."""
+    folder = recipe()[2]
+    good = weights(folder / "model")
+    (folder / "model").rename(folder / ".model.old")
+    at(1, None)
+    assert recipe("--overwrite_output_dir")[0] == 0
+    (folder / "model").rename(folder / ".model.old")
+    monkey = run.PairsTrainer.save_model
+    try:
+        run.PairsTrainer.save_model = lambda *args, **kwargs: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            recipe("--overwrite_output_dir")
+    finally:
+        run.PairsTrainer.save_model = monkey
+    assert all(torch.equal(value, good[key]) for key, value in weights(folder / "model").items())
 
 
 def test_interrupt_in_the_first_resumed_step_keeps_the_checkpoint(recipe, at):

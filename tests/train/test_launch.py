@@ -113,6 +113,7 @@ def write_script(tmp_path, body):
         ("raise InputError('wrong')", 2, "error: wrong\n"),
         ("raise run.Diverged('nan')", 1, "error: nan\n"),
         ("raise KeyboardInterrupt", 130, "interrupted\n"),
+        ("from tamft.train import stop; raise stop.Terminated('SIGTERM')", 143, "terminated by SIGTERM\n"),
     ],
 )
 def test_exit_codes_come_through_accelerate(run_python, tmp_path, body, code, error, monkeypatch):
@@ -133,8 +134,11 @@ def test_a_crash_keeps_its_own_traceback_and_gets_no_second_one(run_python, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_training_in_good_order(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated by SIGTERM")],
+)
+def test_a_signal_ends_the_training_in_good_order(tmp_path, number, code, told):
     body = """
     try:
         print("ready", flush=True)
@@ -153,8 +157,8 @@ def test_a_signal_ends_the_training_in_good_order(tmp_path, number):
         time.sleep(0.2)
         process.send_signal(number)
         error = process.communicate(timeout=120)[1]
-    assert (process.returncode, (tmp_path / "ended").exists()) == (130, True)
-    assert error.splitlines()[-1] == "interrupted"
+    assert (process.returncode, (tmp_path / "ended").exists()) == (code, True)
+    assert error.splitlines()[-1] == told
 
 
 @pytest.mark.slow
