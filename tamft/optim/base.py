@@ -5,7 +5,7 @@ The weights are the real weights whenever `step()` has returned; `train()` moves
 """
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -13,12 +13,12 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
-from tamft.optim import updates
-from tamft.optim.bucket import Bucket, displace_16_bit, global_cosine, init_state, on_device, real
+from tamft.optim import sharded, updates
+from tamft.optim.bucket import Bucket, Moving, applied_cosine, cosines, displace, here, on_device, parted
 from tamft.optim.engines import choose, multi_tensor
 from tamft.optim.load import exact_state, refuse_foreign
-from tamft.optim.ops import Foreach, Loop, Ops, squares
-from tamft.optim.options import LOW_PRECISION, check, check_group
+from tamft.optim.ops import Foreach, Loop, squares
+from tamft.optim.options import check, check_group
 from tamft.optim.telemetry import statistics
 
 FORMAT = 1  # of the saved state; raise it when a key changes its meaning
@@ -42,14 +42,17 @@ class MomentumOptimizer(Optimizer):
     decoupled: ClassVar[bool] = False
     # Set while load_state_dict runs: the state as it was saved, before torch casts it to the parameters' dtype.
     _incoming: StateDict | None = None
-    # Cosine between applied and intended perturbation of 16-bit weights, made anew by every train().
-    _applied: Tensor | None = None
-    # The fused path, once it has been chosen, and the parameters (device, dtype, how many) that it was chosen for.
+    # Products of the applied and the intended perturbation of 16-bit weights, made anew by every train().
+    _applied: Sequence[tuple[Tensor, Tensor]] = ()
+    # The fused path, once it has been chosen; whether there are DTensors; the parameters that this was found out for.
     _engine: Any = None
+    _sharded: bool = False
     _chosen_for: tuple[Any, ...] | None = None
+    _given: Sequence[tuple[int, int]] = ()  # sharded.signature of every group when it was added
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         check(type(self).__name__, defaults)
+        sharded.refuse_zero_redundancy(type(self).__name__, defaults)
         if "betas" in defaults:
             defaults["betas"] = tuple(defaults["betas"])
         # Set by the first compiled step: what is not compiled (train(), a log) then stays off the fused path as well.
@@ -67,9 +70,11 @@ class MomentumOptimizer(Optimizer):
         group = self.param_groups[-1]
         try:
             check_group(type(self).__name__, group, self.param_groups[0])
+            sharded.refuse(type(self).__name__, [group])
         except (ValueError, RuntimeError):
             self.param_groups.pop()
             raise
+        self._given = [*self._given, sharded.signature(group)]
         group.setdefault("moved", False)
         group.setdefault("scale", torch.zeros((), dtype=torch.float32))
         group.setdefault("tamft_format", FORMAT)
@@ -91,6 +96,8 @@ class MomentumOptimizer(Optimizer):
         if not mode:
             self._go_back()
             return self
+        if torch.compiler.is_compiling() and sharded.is_sharded(self._groups):
+            return cast("Self", self._uncompiled(self.train))
         groups = [group for group in self._groups if group["rho"] > 0]
         if all(group["moved"] for group in groups):
             return self
@@ -105,9 +112,10 @@ class MomentumOptimizer(Optimizer):
             for group in groups:
                 group["moved"] = True
             return self
-        square = squares([m for group in groups for _, _, m in self._momenta(group)])
+        square = self._square(groups)
         if isinstance(started, Tensor):
             square = torch.where(started, square, 0.0)
+        self._applied = []
         for group in groups:
             if not group["moved"]:
                 group["scale"] = updates.reach(square, group["rho"])
@@ -132,28 +140,22 @@ class MomentumOptimizer(Optimizer):
 
     def _displace(self, group: dict[str, Any], *, ahead: bool) -> None:
         """Move every parameter that has momentum by scale·m, with or without a gradient this time."""
-        exact: list[tuple[Tensor, dict[str, Any], Tensor]] = []
-        buckets: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
-        for p, state, m in self._momenta(group):
-            if p.dtype in LOW_PRECISION and (ahead or "clean" in state):
-                exact.append((p, state, m))
-            else:
-                ps, ms = buckets.setdefault((p.device, p.dtype), ([], []))
-                ps.append(real(p))
-                ms.append(m)
         ops = _FOREACH if multi_tensor(group) else _LOOP
-        scale = group["scale"] if ahead else -group["scale"]
-        for ps, ms in buckets.values():
-            updates.ascend(ops, ps, ms, scale)
-        applied = displace_16_bit(exact, scale, ahead=ahead)
-        self._applied = self._applied if applied is None else applied
+        self._applied = [*self._applied, *displace(ops, list(self._momenta(group)), group["scale"], ahead=ahead)]
 
-    def _momenta(self, group: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Any], Tensor]]:
+    def _square(self, groups: list[dict[str, Any]]) -> Tensor:
+        """|m|² over the groups and over all processes, 0-d. A collective where parameters are sharded."""
+        items = [(p, m) for group in groups for p, _, m in self._momenta(group)]
+        if self._sharded:
+            return sharded.square_of_all([p for p, _ in items], [m for _, m in items])
+        return squares([m for _, m in items])
+
+    def _momenta(self, group: dict[str, Any]) -> Iterator[Moving]:
         for p in group["params"]:
             state = self._state.get(p)
             # By key, not by length: other code may put keys of its own into the state.
             if state is not None and self.moment in state:
-                yield p, state, real(state[self.moment])
+                yield p, state, here(state[self.moment])
 
     def _steps_done(self) -> Tensor:
         steps = [state["step"] for group in self._groups for _, state, _ in self._momenta(group)]
@@ -193,8 +195,8 @@ class MomentumOptimizer(Optimizer):
         """
         # Not torch's decorator for this: it breaks the graph that torch.compile makes of a step.
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            if self._groups[0]["fused"] and torch.compiler.is_compiling():
-                return self._uncompiled(self._step, closure)  # True obeys, and no compiler can read these kernels
+            if torch.compiler.is_compiling() and (self._groups[0]["fused"] or sharded.is_sharded(self._groups)):
+                return self._uncompiled(self._step, closure)  # fused kernels and collectives are not for a compiler
             return self._step(closure)
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
@@ -216,12 +218,12 @@ class MomentumOptimizer(Optimizer):
             return loss
         self._go_back()
 
-        buckets = [
-            bucket for group, scale in zip(self._groups, scales, strict=True) for bucket in self._buckets(group, scale)
-        ]
-        shared = global_cosine(buckets)
-        for bucket in buckets:
-            bucket.update(shared)
+        buckets: list[Bucket] = []
+        for group, scale in zip(self._groups, scales, strict=True):
+            ops = _FOREACH if multi_tensor(group) else _LOOP
+            buckets += parted(group, self._state, ops, self.moment, self.decoupled, scale)
+        for bucket, cosine in zip(buckets, cosines(buckets, sharded=self._sharded), strict=True):
+            bucket.update(cosine)
         return loss
 
     def _refuse_sparse(self) -> None:
@@ -229,21 +231,6 @@ class MomentumOptimizer(Optimizer):
             for p in group["params"]:
                 if p.grad is not None and p.grad.layout != torch.strided:
                     raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
-
-    def _buckets(self, group: dict[str, Any], scale: Tensor | None) -> Iterator[Bucket]:
-        params = [p for p in group["params"] if p.grad is not None]
-        for p in params:
-            init_state(self._state[p], p, group, self.moment)
-        ops: Ops = _FOREACH if multi_tensor(group) else _LOOP
-        parts = [[p] for p in params]
-        if ops is _FOREACH:
-            keyed: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-            for p in params:
-                keyed.setdefault((p.device, p.dtype), []).append(p)
-            parts = list(keyed.values())
-        for part in parts:
-            states = [self._state[p] for p in part]
-            yield Bucket(group, ops, part, [p.grad for p in part], states, self.moment, self.decoupled, scale)
 
     # ---- what was chosen, what is happening ---------------------------------------------------------------------
 
@@ -258,9 +245,11 @@ class MomentumOptimizer(Optimizer):
                 self._uncompiled(self._leave_fused)
             self._seen["compiled"] = True
             return None
-        now = tuple((len(group["params"]), group["params"][0].dtype, group["params"][0].device)
-                    for group in self.param_groups if group["params"])  # fmt: skip
+        firsts = ((len(group["params"]), group["params"][0]) for group in self.param_groups if group["params"])
+        now = tuple((n, type(p), p.dtype, p.device) for n, p in firsts)
         if now != self._chosen_for:
+            sharded.refuse(type(self).__name__, self.param_groups, self._given)
+            self._sharded = sharded.is_sharded(self.param_groups)
             name = self._fused_module()
             if self._engine is not None and type(self._engine).__module__ != name:
                 self._leave_fused()
@@ -287,14 +276,17 @@ class MomentumOptimizer(Optimizer):
     def telemetry(self) -> dict[str, float]:
         """Statistics of ŝ, d, |m| and ρ for a log: see `tamft.optim.telemetry.statistics`. Waits for the device.
 
-        With 16-bit weights and rho > 0 also `applied_cosine`: between the applied and the intended perturbation.
+        Where parameters are sharded all processes must call it, and all get the same numbers. With 16-bit weights and
+        rho > 0 also `applied_cosine`: between the applied and the intended perturbation.
         """
-        items = [item for group in self.param_groups for item in self._momenta(group)]
-        moments = [m for _, _, m in items]
+        states = [state for group in self.param_groups for _, state, _ in self._momenta(group)]
+        if not states:
+            return {}
         engine = self._fused_engine()
-        square = engine.square(self.param_groups, self._state) if engine is not None else None
-        values = statistics(self.param_groups, [state for _, state, _ in items], moments, square)
-        applied = self._applied if engine is None else engine.applied
+        known = None if engine is None else engine.square(self.param_groups, self._state)
+        square = self._square(self.param_groups).item() if known is None else known
+        values = statistics(self.param_groups, states, square)
+        applied = applied_cosine(self._applied) if engine is None else engine.applied
         return values if applied is None else values | {"applied_cosine": applied.item()}
 
     # ---- exact resume -------------------------------------------------------------------------------------------

@@ -1,14 +1,20 @@
 """Bucket: tensors that are updated together, and the formulas of `updates.py` applied to their state."""
 
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tamft.optim import updates
-from tamft.optim.ops import Ops, gram, wide
+from tamft.optim.ops import Foreach, Ops, gram, wide
 from tamft.optim.options import LOW_PRECISION
+from tamft.optim.sharded import add_up, gradient, local
+
+State = MutableMapping[Tensor, dict[str, Any]]
+Moving = tuple[Tensor, dict[str, Any], Tensor]  # a parameter, its state, what is here of its momentum
 
 
 @dataclass
@@ -40,11 +46,11 @@ class Bucket:
 
     def column(self, key: str) -> list[Tensor]:
         """One state entry of every parameter; complex ones as real views."""
-        return [real(state[key]) for state in self.states]
+        return [here(state[key]) for state in self.states]
 
     def weights(self) -> list[Tensor]:
         """θ as the update sees it: a view, or a float32 copy of 16-bit weights, with what rounding took from them."""
-        weights = [_widened(real(p), m) for p, m in zip(self.params, self.column(self.moment), strict=True)]
+        weights = [_widened(here(p), m) for p, m in zip(self.params, self.column(self.moment), strict=True)]
         if compensated(self.params[0], self.group):
             weights = self.ops.plus(weights, self.column("compensation"), 1.0)
         return weights
@@ -55,7 +61,7 @@ class Bucket:
         decay = 0.0 if self.decoupled else self.group["weight_decay"]
         return updates.gradient(
             self.ops,
-            [_widened(real(g), x) for g, x in zip(self.grads, m, strict=True)],
+            [_widened(here(g), x) for g, x in zip(self.grads, m, strict=True)],
             self.weights() if decay != 0 else [],
             m,
             maximize=self.group["maximize"],
@@ -69,8 +75,16 @@ class Bucket:
         # Autograd will need the m that was multiplied here; the update overwrites it.
         return gram([x.clone() for x in m] if self.group["differentiable"] else m, g)
 
+    def aligns(self) -> bool:
+        """Whether this step reads the cosine: not without torque, not with gamma=1, not after `torque_steps`."""
+        group = self.group
+        if not group.get("torque") or group["gamma"] == 1:
+            return False
+        last = group["torque_steps"]
+        return last is None or on_device(group) or any(state["step"].item() < last for state in self.states)
+
     def update(self, shared: Tensor | None) -> None:
-        """One step of every parameter. `shared`: the model's cosine, 0-d, None where each tensor has its own."""
+        """One step of every parameter. `shared`: their cosine (0-d or one each) where it is known, see `cosines`."""
         group, ops, g = self.group, self.ops, self.gradient()
         steps = self.column("step")
         ops.count_(steps)
@@ -110,9 +124,10 @@ class Bucket:
                 lr = lr.item()
             updates.heavy_ball(ops, params, g, m, lr=lr, beta=beta, factor=factor, d_hat=d_hat, keep=keep)
         if self.params[0].dtype in LOW_PRECISION:
-            ops.assign_(self.params, params)
+            rounded = [local(p) for p in self.params]
+            ops.assign_(rounded, params)
             if compensated(self.params[0], group):
-                ops.assign_(self.column("compensation"), ops.plus(params, _rounded(self.params), -1.0))
+                ops.assign_(self.column("compensation"), ops.plus(params, _rounded(rounded), -1.0))
 
     def _torque(
         self, g: list[Tensor], shared: Tensor | None, t: list[float] | list[Tensor]
@@ -129,7 +144,7 @@ class Bucket:
 
         alignment = self.column("alignment")
         s_hat, s = torch.stack(alignment), None
-        if live is not False:
+        if live is not False and group["gamma"] < 1:  # gamma=1 never looks
             s = updates.cosine(self.gram(g)) if shared is None else shared.to(self.device).expand_as(s_hat)
         s_hat, d = updates.torque(s, s_hat, gamma=group["gamma"], live=live if isinstance(live, Tensor) else None)
         self.ops.assign_(alignment, s_hat.unbind())
@@ -143,13 +158,46 @@ class Bucket:
         return factor, d_hat
 
 
-def global_cosine(buckets: list[Bucket]) -> Tensor | None:
-    """One cosine for the whole model, 0-d, or None where each tensor has its own."""
-    if not buckets or buckets[0].group.get("alignment") != "global" or not any(b.group["torque"] for b in buckets):
-        return None
+def parted(group: dict[str, Any], state: State, ops: Ops, moment: str, decoupled: bool,
+           scale: Tensor | None) -> list[Bucket]:  # fmt: skip
+    """The parameters of a group that have a gradient, in buckets; makes what is missing of their state."""
+    params = [p for p in group["params"] if p.grad is not None]
+    for p in params:
+        init_state(state[p], p, group, moment)
+    parts = [[p] for p in params]
+    if isinstance(ops, Foreach):
+        keyed: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+        for p in params:
+            keyed.setdefault((p.device, p.dtype), []).append(p)
+        parts = list(keyed.values())
+    return [
+        Bucket(group, ops, part, [gradient(p) for p in part], [state[p] for p in part], moment, decoupled, scale)
+        for part in parts
+    ]
+
+
+def cosines(buckets: list[Bucket], *, sharded: bool) -> list[Tensor | None]:
+    """What each bucket cannot know by itself: the model's cosine, 0-d, with alignment="global"; those of its tensors,
+    (n,), where they are `sharded`. None where each finds its own, or none is read.
+    """
+    nothing: list[Tensor | None] = [None] * len(buckets)
+    together = bool(buckets) and buckets[0].group.get("alignment") == "global"
+    if not (together or sharded) or not any(bucket.group.get("torque") for bucket in buckets):
+        return nothing
+    if sharded and not any(bucket.aligns() for bucket in buckets):
+        return nothing
     home = buckets[0].device
-    sums = [bucket.gram(bucket.gradient()).sum(1).to(home, non_blocking=True) for bucket in buckets]
-    return updates.cosine(torch.stack(sums).sum(0))
+    grams = [bucket.gram(bucket.gradient()) for bucket in buckets if together or bucket.group["torque"]]
+    if sharded:
+        owners = [bucket for bucket in buckets if together or bucket.group["torque"]]
+        parts = add_up([x for gram in grams for x in gram.unbind(1)], [p for bucket in owners for p in bucket.params])
+        ends = accumulate(len(bucket.params) for bucket in owners)
+        grams = [torch.stack(parts[end - len(b.params) : end], dim=1) for b, end in zip(owners, ends, strict=True)]
+    if together:
+        sums = [gram.sum(1).to(home, non_blocking=True) for gram in grams]
+        return [updates.cosine(torch.stack(sums).sum(0))] * len(buckets)
+    found = iter(grams)
+    return [updates.cosine(next(found)) if bucket.group["torque"] else None for bucket in buckets]
 
 
 def compensated(p: Tensor, group: dict[str, Any]) -> bool:
@@ -174,26 +222,56 @@ def init_state(state: dict[str, Any], p: Tensor, group: dict[str, Any], moment: 
                 state[key] = torch.zeros((), dtype=real(state[moment]).dtype, device=p.device)
 
 
-def displace_16_bit(items: list[tuple[Tensor, dict[str, Any], Tensor]], scale: Tensor, *, ahead: bool) -> Tensor | None:
-    """Move 16-bit weights p of (p, state, m) to p - scale·m, or back: a clean copy waits in the state meanwhile.
-
-    Their arithmetic is too coarse to come back by adding. Returns the cosine between the applied and the intended
-    displacement on the way out, None on the way back.
-    """
-    sums = []
+def displace(ops: Ops, items: Sequence[Moving], scale: Tensor, *, ahead: bool) -> list[tuple[Tensor, Tensor]]:
+    """Move parameters to p - scale·m, or with the same scale back. Returns what `displace_16_bit` does."""
+    exact: list[Moving] = []
+    buckets: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
     for p, state, m in items:
+        if p.dtype in LOW_PRECISION and (ahead or "clean" in state):
+            exact.append((p, state, m))
+        else:
+            ps, ms = buckets.setdefault((p.device, p.dtype), ([], []))
+            ps.append(here(p))
+            ms.append(m)
+    for ps, ms in buckets.values():
+        updates.ascend(ops, ps, ms, scale if ahead else -scale)
+    return displace_16_bit(exact, scale, ahead=ahead)
+
+
+def displace_16_bit(items: Sequence[Moving], scale: Tensor, *, ahead: bool) -> list[tuple[Tensor, Tensor]]:
+    """Move 16-bit weights to p - scale·m, or back: a clean copy waits in the state meanwhile.
+
+    Their arithmetic is too coarse to come back by adding. On the way out returns each p with the products, (3,), of the
+    applied and the intended displacement: see `updates.cosine`.
+    """
+    products = []
+    for p, state, m in items:
+        weights = local(p)
         if ahead:
             state["clean"] = p.detach().clone(memory_format=torch.preserve_format)
-            p.sub_(m * scale.to(p.device))
-            sums.append(gram([state["clean"].float() - p.float()], [m])[:, 0].to(items[0][0].device))
+            weights.sub_(m * scale.to(p.device))
+            products.append((p, gram([local(state["clean"]).float() - weights.float()], [m])[:, 0]))
         else:
-            p.copy_(state.pop("clean"))
-    return updates.cosine(torch.stack(sums).sum(0)) if sums else None
+            weights.copy_(local(state.pop("clean")))
+    return products
+
+
+def applied_cosine(products: Sequence[tuple[Tensor, Tensor]]) -> Tensor | None:
+    """The cosine of all the products that `displace_16_bit` returned, over all processes; None without any."""
+    if not products:
+        return None
+    parts = add_up([x for _, x in products], [p for p, _ in products])
+    return updates.cosine(torch.stack([x.to(parts[0].device) for x in parts]).sum(0))
 
 
 def on_device(group: dict[str, Any]) -> bool:
     """Whether step counts and learning rate stay tensors: CUDA graphs and compiled steps read no number on the host."""
     return bool(group["capturable"]) or torch.compiler.is_compiling()
+
+
+def here(x: Tensor) -> Tensor:
+    """The numbers of a tensor that this process has, as a real view: a shard's, or all of them."""
+    return real(local(x))
 
 
 def real(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim.optimizer import _default_to_fused_or_foreach
 
 from tamft.optim.bucket import on_device
+from tamft.optim.sharded import local
 
 
 def choose(
@@ -46,4 +47,7 @@ def multi_tensor(group: dict[str, Any]) -> bool:
         return bool(group["foreach"])
     if isinstance(group["lr"], Tensor) and not on_device(group):
         return False
-    return _default_to_fused_or_foreach(group["params"], group["differentiable"], use_fused=False)[1]
+    # torch would not take a DTensor for a tensor; what is updated is the shard.
+    return _default_to_fused_or_foreach([local(p) for p in group["params"]], group["differentiable"], use_fused=False)[
+        1
+    ]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tamft.optim import cpu_kernels as kernels
 from tamft.optim import updates
-from tamft.optim.bucket import compensated, displace_16_bit, init_state
+from tamft.optim.bucket import applied_cosine, compensated, displace_16_bit, init_state
 from tamft.optim.cpu_kernels import Slot
 from tamft.optim.ops import Loop
 from tamft.optim.options import LOW_PRECISION
@@ -92,7 +92,7 @@ class Engine:
                 exact.append((slot.param.detach(), slot.own, slot.own[self.moment]))
             else:
                 slot.p.add_(slot.m, alpha=scale * slot.sigma)
-        applied = displace_16_bit(exact, group["scale"], ahead=ahead)
+        applied = applied_cosine(displace_16_bit(exact, group["scale"], ahead=ahead))
         self.applied = self.applied if applied is None else applied
 
     def _moving(self, group: dict[str, Any], state: State) -> list[Slot]:

@@ -177,7 +177,7 @@ def squares(xs: Tensors) -> Tensor:
     """Return the sum over all tensors of |x|², a 0-d tensor in `wide` precision on the first tensor's device."""
     device, dtype = xs[0].device, wide(xs[0])
     # One pass per tensor, then a sum in a fixed order: bitwise reproducible.
-    parts = [_square(x.reshape(-1)).to(device=device, dtype=dtype, non_blocking=True) for x in xs]
+    parts = [square(x.reshape(-1)).to(device=device, dtype=dtype, non_blocking=True) for x in xs]
     return torch.stack(parts).sum()
 
 
@@ -190,7 +190,8 @@ def _gram(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([torch.dot(x, y), torch.dot(x, x), torch.dot(y, y)])
 
 
-def _square(x: Tensor) -> Tensor:
+def square(x: Tensor) -> Tensor:
+    """|x|² of a 1-d tensor, 0-d: right for entries from 1e-30 to 1e30, as `gram` is."""
     if _may_ask(x):
         fast = torch.dot(x, x)
         if _SAFE[0] < fast.item() < _SAFE[1]:
