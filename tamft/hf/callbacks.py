@@ -43,7 +43,11 @@ def clean_weights(optimizer: Any) -> Iterator[None]:
 
     Going out again matters for a save in the middle of a step (Trainer's just-in-time checkpoint saves between backward
     and step): without it the step that follows would refuse to run.
+
+    Every process looks at the state here, because only the first one writes it: looking settles the fused path's
+    moments, and the ranks' weights would differ by a last bit from then on.
     """
+    _ = getattr(optimizer, "state", None)
     away = is_away(optimizer)
     if away:
         optimizer.eval()

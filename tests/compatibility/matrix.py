@@ -1,0 +1,211 @@
+"""What is tried: rows and columns, what cannot be combined and why, and combinations that cover every pair."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import combinations
+
+from tests.compatibility.cell import Cell
+from tests.compatibility.optimizers import COLUMNS, PERTURBING
+from tests.compatibility.trainers import TRAINERS
+from tests.compatibility.ways import PRECISIONS, WRAPPERS
+
+# The words before the script; `{python}` is this interpreter. Under the first the script calls tamft.register() itself.
+LAUNCHERS: dict[str, tuple[str, int]] = {
+    "python script.py": ("", 1),
+    "tamft run": ("-m tamft.cli run", 1),
+    "python -m tamft.run": ("-m tamft.run", 1),
+    "accelerate launch -m tamft.run": (
+        "-m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no "
+        "--dynamo_backend no -m tamft.run",
+        1,
+    ),
+    "torchrun -m tamft.run": ("-m torch.distributed.run --standalone --nproc_per_node 1 -m tamft.run", 1),
+    "torchrun -m tamft.run, 2 processes": (
+        "-m torch.distributed.run --standalone --nproc_per_node 2 -m tamft.run",
+        2,
+    ),
+}
+AXES: dict[str, list[str]] = {
+    "trainer": list(TRAINERS),
+    "launcher": list(LAUNCHERS),
+    "precision": list(PRECISIONS),
+    "wrapper": list(WRAPPERS),
+    "optimizer": COLUMNS,
+}
+Value = tuple[str, str]  # (axis, name)
+
+_TRL = [name for name in TRAINERS if name.startswith(("SFT", "DPO", "KTO", "Reward", "GRPO", "Online"))]
+_SENTENCES = ["SentenceTransformerTrainer", "SparseEncoderTrainer", "CrossEncoderTrainer"]
+_LOOPS = [name for name in TRAINERS if "loop" in name]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Every name of `one` together with every name of `other`, and why not."""
+
+    one: tuple[str, list[str]]
+    other: tuple[str, list[str]]
+    reason: str
+    pattern: str = ""  # of a refusal: what its error says
+
+    def holds(self, a: Value, b: Value) -> bool:
+        (x, xs), (y, ys) = self.one, self.other
+        return any(p[0] == x and p[1] in xs and q[0] == y and q[1] in ys for p, q in ((a, b), (b, a)))
+
+    def matches(self, error: str) -> bool:
+        return re.search(self.pattern, error) is not None
+
+
+# Not tried: there is nothing that could be.
+IMPOSSIBLE: list[Rule] = [
+    Rule(
+        ("trainer", _LOOPS),
+        ("wrapper", [name for name, way in WRAPPERS.items() if not way.in_loops]),
+        "a feature of Trainer",
+    ),
+    Rule(
+        ("trainer", ["PyTorch loop", "PyTorch loop, closure"]),
+        ("launcher", [name for name in LAUNCHERS if name != "python script.py"]),
+        "the loop knows neither Trainer nor accelerate: there is nothing to launch",
+    ),
+    Rule(
+        ("trainer", ["Trainer", "SentenceTransformerTrainer", "CrossEncoderTrainer", "RewardTrainer", *_LOOPS]),
+        ("wrapper", ["tied embeddings"]),
+        "the model has no output embeddings to tie",
+    ),
+    Rule(("trainer", _SENTENCES), ("wrapper", ["NEFTune"]), "not offered by sentence-transformers' models"),
+    Rule(
+        ("trainer", _TRL),
+        ("wrapper", ["model_init", "hyperparameter_search (Optuna)"]),
+        "TRL's trainers take no model_init",
+    ),
+    Rule(
+        ("trainer", ["DPOTrainer", "KTOTrainer", "RewardTrainer", "GRPOTrainer", "OnlineDPOTrainer"]),
+        ("wrapper", ["group_by_length"]),
+        "the rows have no input_ids to measure",
+    ),
+    Rule(("trainer", ["GRPOTrainer"]), ("wrapper", ["auto_find_batch_size"]), "TRL refuses it"),
+    Rule(
+        ("trainer", ["PyTorch loop, closure"]),
+        ("precision", ["GradScaler, one step skipped"]),
+        "torch's GradScaler takes no closures",
+    ),
+    *(
+        Rule((axis, names), ("precision", ["fp16 autocast (--fp16)"]), "needs a GPU")
+        for axis, names in AXES.items()
+        if axis not in ("precision", "optimizer")
+    ),
+]
+# Tried, and turned down with a clear error.
+REFUSED: list[Rule] = [
+    Rule(
+        ("trainer", ["OnlineDPOTrainer"]),
+        ("optimizer", PERTURBING),
+        "its training step never calls optimizer.train(), so ρ > 0 stops in the second step",
+        r"the gradient was not taken at the perturbed weights",
+    ),
+    Rule(
+        ("precision", ["bf16 weights"]),
+        ("optimizer", PERTURBING),
+        "16-bit weights lose a small perturbation: float32 weights with --bf16, or allow_low_precision=true",
+        r"a perturbation this small is mostly lost to rounding",
+    ),
+    Rule(
+        ("precision", ["fp16 autocast (--fp16)"]),
+        ("optimizer", COLUMNS),
+        "needs a GPU",
+        r"fp16 mixed precision requires",
+    ),
+]
+# Trained and saved, but not resumed bit for bit, and why: with torch's AdamW neither.
+NOT_RESUMED: list[Rule] = [
+    Rule(
+        ("trainer", _SENTENCES),
+        ("wrapper", ["LoRA", "DoRA"]),
+        "sentence-transformers loads an adapter's checkpoint into other weights",
+    ),
+]
+
+
+def values(cell: Cell) -> list[Value]:
+    return list(asdict(cell).items())
+
+
+def _first(rules: list[Rule], cell: Cell) -> Rule | None:
+    return next((rule for rule in rules for a, b in combinations(values(cell), 2) if rule.holds(a, b)), None)
+
+
+def impossible(cell: Cell) -> Rule | None:
+    return _first(IMPOSSIBLE, cell)
+
+
+def refused(cell: Cell) -> Rule | None:
+    return _first(REFUSED, cell)
+
+
+def resumes(cell: Cell) -> bool:
+    return _first(NOT_RESUMED, cell) is None
+
+
+def rows() -> dict[str, list[str]]:
+    """The table's rows by heading. What a row leaves open is as in an ordinary training."""
+    return {axis: [name for name in names if name != "none"] for axis, names in AXES.items() if axis != "optimizer"}
+
+
+def row_cell(axis: str, name: str, column: str) -> Cell:
+    base = {"trainer": WRAPPERS[name].base} if axis == "wrapper" else {}
+    return Cell(**{**base, axis: name, "optimizer": column})
+
+
+def pairs() -> list[tuple[Value, Value]]:
+    """All pairs of values of two axes that can be combined, in a fixed order."""
+    barred = [*IMPOSSIBLE, *REFUSED]
+    return [
+        ((one, a), (other, b))
+        for one, other in combinations(AXES, 2)
+        for a in AXES[one]
+        for b in AXES[other]
+        if not any(rule.holds((one, a), (other, b)) for rule in barred)
+    ]
+
+
+def covering() -> Iterator[Cell]:
+    """Cells in which every pair of `pairs()` occurs: greedy, without chance, and none of them impossible or refused.
+
+    Each cell starts from the first pair that is still open and takes, axis by axis, the value that closes most of the
+    open ones (the first such value; ordinary ones stand first).
+    """
+    allowed = set(pairs())
+    open_pairs = dict.fromkeys(pairs())
+    order = list(AXES)
+
+    def pair(a: Value, b: Value) -> tuple[Value, Value]:
+        return (a, b) if order.index(a[0]) < order.index(b[0]) else (b, a)
+
+    while open_pairs:
+        chosen = dict(next(iter(open_pairs)))
+        left = [axis for axis in order if axis not in chosen]
+        if not _complete(chosen, left, allowed, open_pairs, pair):
+            raise AssertionError(f"{chosen} can be combined with nothing: declare it in IMPOSSIBLE")
+        for a, b in combinations(chosen.items(), 2):
+            open_pairs.pop(pair(a, b), None)
+        yield Cell(**chosen)
+
+
+def _complete(chosen, left, allowed, open_pairs, pair) -> bool:
+    """Fill the axes in `left`, best value first, going back where nothing fits."""
+    if not left:
+        return True
+    axis = left[0]
+    scored = []
+    for name in AXES[axis]:
+        made = [pair(value, (axis, name)) for value in chosen.items()]
+        if all(p in allowed for p in made):
+            scored.append((-sum(p in open_pairs for p in made), len(scored), name))
+    for _, _, name in sorted(scored):
+        chosen[axis] = name
+        if _complete(chosen, left[1:], allowed, open_pairs, pair):
+            return True
+        del chosen[axis]
+    return False
