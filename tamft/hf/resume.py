@@ -17,6 +17,7 @@ from tamft.hf.pickles import read_arguments
 from tamft.optim.base import FORMAT, MomentumOptimizer
 from tamft.optim.load import refuse_foreign
 from tamft.optim.options import BACKEND
+from tamft.optim_args import WARMUP
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def tell_differences(trainer: Trainer, asked: Sequence[dict[str, Any]], checkpoi
     args, found = trainer.args, options_of(trainer)
     name = optim_name(args)
     filled_in = set()
-    if name is not None and registry.parse_optim_args(name, args.optim_args).get("rho_start") == registry.WARMUP:
+    if name is not None and registry.parse_optim_args(name, args.optim_args).get("rho_start") == WARMUP:
         filled_in = {"rho_start"}  # when training begins
     lines = dict.fromkeys(
         f"{'learning_rate' if key == 'initial_lr' else key}: checkpoint {group[key]}, asked for {wish[key]}"

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import HfArgumentParser, TrainerCallback
 
-from tamft.errors import InputError
 from tamft.hf.callbacks import is_moved, unwrap
 from tests.compatibility import optimizers
 from tests.compatibility.trainers import TRAINERS, Kind
@@ -70,7 +69,9 @@ class Watch(TrainerCallback):
     def __init__(self, folder: Path, perturbing: bool) -> None:
         self.folder, self.perturbing = folder, perturbing
         self.checkpoints: list[int] = []
-        self.problems: list[str] = []  # not raised here: in one of several processes that would leave the others waiting
+        self.problems: list[
+            str
+        ] = []  # not raised here: in one of several processes that would leave the others waiting
         self.optimizers: list[Any] = []
 
     def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs) -> None:

@@ -52,7 +52,7 @@ def main(plan: str, results: str, folder: str, *flags: str) -> None:
 
 
 def outcome(cell, folder, refusal, *, resume):
-    """"works", "refused: reason", or "FAILS: what happened". A refusal that is not in the list is a failure."""
+    """ "works", "refused: reason", or "FAILS: what happened". A refusal that is not in the list is a failure."""
     from tests.compatibility.cell import check
     from tests.compatibility.optimizers import REFUSED_YET
 
