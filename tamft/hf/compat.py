@@ -1,25 +1,36 @@
-"""What tamft expects of transformers and accelerate: versions, and the places where it hooks in."""
+"""What tamft expects of other packages: versions, and the places in transformers where it hooks in."""
 
 import warnings
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from packaging.version import Version
 
 from tamft.errors import InputError
 
-# (oldest that is supported, newest that was tested)
-VERSIONS = {"transformers": ("5.0", "5.23"), "accelerate": ("1.10", "1.15")}
+# (oldest that is supported, newest that was tested). The oldest are pyproject.toml's lower bounds.
+VERSIONS = {
+    "torch": ("2.6", "2.15"),
+    "transformers": ("5.0", "5.23"),
+    "accelerate": ("1.10", "1.15"),
+    "sentence-transformers": ("6.0", "6.2"),
+    "peft": ("0.18", "0.21"),
+    "trl": ("0.29", "1.16"),  # not needed by tamft, but its trainers are hooked as well
+}
 
 
 def check_versions() -> None:
     """InputError for a version that is too old; a warning, and no more, for one that nobody has tried yet."""
     for package, (oldest, newest) in VERSIONS.items():
-        found = Version(version(package))
+        try:
+            found = Version(version(package))
+        except PackageNotFoundError:
+            continue
         if found < Version(oldest):
             raise InputError(f"{package} {found} is too old for tamft: pip install '{package}>={oldest}'")
         if found.release[:2] > Version(newest).release[:2]:
             warnings.warn(
-                f"tamft was tested with {package} up to {newest}; this is {found}. It will try; if something breaks: "
+                f"tamft was tested with {package} up to {newest}; this is {found}. It will try. If something breaks, "
+                f"report it with what `tamft doctor` prints (CONTRIBUTING.md says how), and until it is mended: "
                 f"pip install '{package}=={newest}.*'",
                 stacklevel=2,
             )

@@ -13,7 +13,6 @@ from transformers.training_args import OptimizerNames
 import tamft
 from tamft import registry
 from tamft.errors import InputError
-from tamft.hf import compat
 from tamft.hf.callbacks import TamftCallback
 from tests.cases import HEAVY_BALL, NAMES
 from tests.hf import small
@@ -230,25 +229,3 @@ def test_what_cannot_be_registered(monkeypatch, args, preset, message):
     with pytest.raises(InputError, match=message):
         tamft.register(*args, **preset)
     assert registry.names() == NAMES
-
-
-@pytest.mark.parametrize(
-    ("found", "outcome"),
-    [("4.57.1", "old"), ("5.0.0", "fine"), ("5.23.4", "fine"), ("5.24.0", "new"), ("6.0.0", "new")],
-)
-def test_versions(monkeypatch, found, outcome):
-    monkeypatch.setattr(compat, "version", lambda package: found if package == "transformers" else "1.15.0")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        if outcome == "old":
-            with pytest.raises(InputError, match=r"transformers 4\.57\.1 is too old for tamft: pip install 'transform"):
-                compat.check_versions()
-        else:
-            compat.check_versions()
-    assert [f"this is {found}" in str(w.message) for w in caught] == ([True] if outcome == "new" else [])
-
-
-def test_a_hook_that_is_gone_is_named(monkeypatch):
-    monkeypatch.delattr(trainer, "DEFAULT_CALLBACKS")
-    with pytest.raises(InputError, match=r"has no transformers.trainer.DEFAULT_CALLBACKS, which tamft needs"):
-        compat.check_hooks()
