@@ -18,7 +18,8 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments
 
 from tamft import registry
 from tamft.errors import InputError
-from tamft.hf.arguments import check_arguments
+from tamft.hf.arguments import check_arguments, optim_name
+from tamft.hf.matrices import MatrixAndAdamW
 from tamft.optim_args import nearest
 
 # Without effect where a script gives its Trainer an optimizer, or a scheduler, that it has made itself.
@@ -174,6 +175,18 @@ def _flags(keys: Sequence[str]) -> str:
 
 def _plain(value: Any) -> str:
     return str(getattr(value, "value", value))
+
+
+def check_optimizer(args: TrainingArguments, optimizer: Any) -> None:
+    """InputError if training is about to begin with another optimizer than the one that was asked for."""
+    name = optim_name(args)
+    if _active is None or name is None or "optim" not in _active.of_optimizer:
+        return
+    if not isinstance(optimizer, registry.get(name).cls | MatrixAndAdamW):
+        raise InputError(
+            f"--optim {name} has no effect: the script's Trainer builds an optimizer of its own, "
+            f"{type(optimizer).__name__}"
+        )
 
 
 _active: Overrides | None = None
