@@ -146,5 +146,5 @@ def test_what_no_text_can_stand_for():
     from tamft import optim_args
 
     known = {"key": optim_args.option_of("key", Callable[[int], int], None)}
-    with pytest.raises(InputError, match="key cannot be 'x': it takes .*which is not written as text"):
+    with pytest.raises(InputError, match=r"key cannot be 'x': it takes a Callable, which no text can stand for"):
         optim_args.parse("key=x", known, lambda key: None)
