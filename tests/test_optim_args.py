@@ -106,6 +106,14 @@ def test_malformed(tmp_path, name, text, word):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("name", ["adamw_torch", "sgd", "schedule_free_adamw"])
+@pytest.mark.parametrize("text", ["a=b=c", "a=1,", ",a=1", "a", "betas=(1,2)", "a=1,,b=2", "a:1"])
+def test_transformers_own_names_do_not_end_in_a_traceback(tmp_path, name, text):
+    with pytest.raises(InputError, match=r"--optim_args: .* is not key=value: write key=value,key=value"):
+        TrainingArguments(output_dir=str(tmp_path / "new"), optim=name, optim_args=text, **small.QUIET)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("before", [True, False], ids=["before the script", "after it"])
 @pytest.mark.parametrize(
     ("name", "text"),

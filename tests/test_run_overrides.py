@@ -60,6 +60,7 @@ def start(folder, script: str, line: str) -> int:
         ("--optim torch.optim.NAdam train.py", {"optim": "torch.optim.NAdam"}),
         ("--use_cpu --max_steps 3 train.py true", {"max_steps": 3, "argv": ["train.py", "true"]}),
         ("--max_steps 3 --use_cpu train.py", {"max_steps": 3}),
+        ("--fp16_full_eval --bf16=false --greater_is_better train.py", {"bf16": False}),
         ("--max_steps 3 --use_cpu true train.py", {"max_steps": 3}),
         ("--no_dataloader_pin_memory train.py", {"dataloader_pin_memory": False}),
         ("--dataloader_pin_memory false train.py", {"dataloader_pin_memory": False}),
@@ -104,6 +105,13 @@ def test_a_subclass_and_what_it_derives(here):  # noqa: F811
     assert start(here, SUBCLASS, "--max_length 64 --packing --optim adatamw train.py") == 0
     found = seen(here)
     assert [found[key] for key in ("optim", "max_length", "packing", "half")] == ["adatamw", 64, True, True]
+
+
+def test_a_switch_for_a_subclass_that_wants_a_value(here):  # noqa: F811
+    """SFTConfig's bf16 is `bool | None`, for which argparse has no bare form."""
+    script = SUBCLASS.replace("half: bool | None = None", "half: bool | None = None; use_cpu: bool | None = None")
+    assert start(here, script, "--use_cpu --max_steps 3 train.py") == 0
+    assert seen(here)["max_steps"] == 3
 
 
 def test_copies_and_pickles_are_left_alone(here):  # noqa: F811
