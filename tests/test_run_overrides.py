@@ -137,6 +137,7 @@ BAD = [
     ("--max_steps 1.5 train.py", "--max_steps/--max-steps: invalid int value: '1.5'"),
     ("--quantity 3 train.py", "--quantity is not an option of TrainingArguments."),
     ("--use_cpu", "there is no script"),
+    ("--optim adatamw --optim_args help=1", "adatamw has no option 'help'.\noptions of adatamw:\n  gamma=0.9"),
     ("--use_cpu other.py", "there is no file 'other.py'"),
     ("--use_cpu trll", "no command of an installed package, called 'trll'"),
 ]
