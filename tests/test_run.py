@@ -195,10 +195,10 @@ def test_a_whole_script_is_the_same_as_under_python(tmp_path, run_python, line):
 
 
 def test_a_module_that_misses_something_itself_says_so(here):
-    (here / "package").mkdir()
-    (here / "package" / "__init__.py").write_text("import no_such_thing\n")
+    (here / "lacking").mkdir()
+    (here / "lacking" / "__init__.py").write_text("import no_such_thing\n")
     with pytest.raises(ModuleNotFoundError, match="no_such_thing"):
-        run.main(["-m", "package.module"])
+        run.main(["-m", "lacking.module"])
 
 
 def test_tracebacks_and_workers(tmp_path, run_python):
