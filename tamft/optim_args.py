@@ -81,8 +81,9 @@ def describe(kind: Any) -> str:
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """How a sentence about an unknown word ends: `. Did you mean 'x'?`, or just a full stop."""
-    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=cutoff)
-    return f". Did you mean {close[0]!r}?" if close else "."
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), names, n=1, cutoff=cutoff)
+    return f". Did you mean {names[close[0]]!r}?" if close else "."
 
 
 def _items(text: str) -> list[str]:

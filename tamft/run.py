@@ -71,6 +71,8 @@ def _run(argv: list[str]) -> None:
 
     register()
     words, rest = split(argv)
+    if not rest:
+        Overrides(words)  # what is wrong with the options says more than that there is no script
     if words or rest != argv:
         _check_target(rest)
     if not sys.flags.safe_path:

@@ -154,6 +154,53 @@ def test_other_exceptions_pass_through(here, error):
         run.main(["fail.py"])
 
 
+LOOK = """
+import atexit, dataclasses, inspect, json, multiprocessing, pickle, sys
+from datasets import Dataset
+@dataclasses.dataclass
+class Thing:
+    x: int = 3
+def more(thing): return [thing.x + 1, __name__]
+def row(x): return {"y": Thing(x["x"]).x + 1}
+def again(): print("at exit", pickle.loads(pickle.dumps(Thing(5))), sys.modules["__main__"].__dict__ is globals())
+if __name__ == "__main__":
+    atexit.register(again)
+    names = sorted(key for key in globals() if key.startswith("__"))
+    print(__name__, __file__, __spec__ and __spec__.name, __package__, type(__loader__).__name__, __cached__, names)
+    print(sys.argv, sys.path[0], len(inspect.getsource(Thing)), sys.modules["__main__"].__dict__ is globals())
+    with multiprocessing.get_context("spawn").Pool(1) as pool: print(pool.map(more, [Thing(4)]))
+    print(Dataset.from_list([{"x": 1}, {"x": 2}]).map(row, num_proc=2)["y"][:])
+    1 / 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ["look.py --x 1", "sub/look.py", "-m look a b", "-m package.inner.look"])
+def test_a_whole_script_is_the_same_as_under_python(tmp_path, run_python, line):
+    """Everything it prints, its children and its exit code; of its traceback the end."""
+    inner = tmp_path / "package" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("")
+    (inner / "__init__.py").write_text("")
+    (inner / "helper.py").write_text("VALUE = 1\n")
+    for path in (tmp_path / "look.py", tmp_path / "sub" / "look.py"):
+        path.write_text(LOOK)
+    (inner / "look.py").write_text("from . import helper\nfrom ..inner.helper import VALUE\n" + LOOK)
+    python, tamft = (run_python(*start, *line.split(), timeout=120) for start in ([], ["-m", "tamft.run"]))
+    assert tamft.stdout == python.stdout
+    assert "[[5, '__mp_main__']]\n[2, 3]\nat exit Thing(x=5) True" in python.stdout
+    assert tamft.returncode == python.returncode == 1
+    assert tamft.stderr.splitlines()[-3:] == python.stderr.splitlines()[-3:]
+
+
+def test_a_module_that_misses_something_itself_says_so(here):
+    (here / "lacking").mkdir()
+    (here / "lacking" / "__init__.py").write_text("import no_such_thing\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_thing"):
+        run.main(["-m", "lacking.module"])
+
+
 def test_tracebacks_and_workers(tmp_path, run_python):
     """One fresh process for what needs one: spawned workers find the script's own classes, a failure shows its line."""
     (tmp_path / "work.py").write_text(

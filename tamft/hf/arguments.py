@@ -63,12 +63,13 @@ def optimizer_class(
 
 
 def check_arguments(args: TrainingArguments, model: torch.nn.Module | None = None) -> None:
-    """InputError if the optimizer that `args` ask for could not be built. Does nothing for transformers' own.
+    """InputError if the optimizer that `args` ask for could not be built. Of transformers' own it asks little.
 
     With a `model` its trainable weights are looked at too: a perturbation is lost on 16-bit ones.
     """
     name = optim_name(args)
     if name is None:
+        _check_shape(args.optim_args)
         return
     kwargs = optimizer_kwargs(name, args)
     cls = registry.get(name).cls
@@ -83,6 +84,13 @@ def check_arguments(args: TrainingArguments, model: torch.nn.Module | None = Non
         cls([{"params": weights}], weight_decay=args.weight_decay, **kwargs)
     except (ValueError, RuntimeError) as error:
         raise InputError(f"--optim {name}: {error}") from error
+
+
+def _check_shape(text: str | None) -> None:
+    """For transformers' own names: InputError for what its parser would end on, with a traceback, much later."""
+    for item in str(text).replace(" ", "").split(",") if text else ():
+        if item.count("=") != 1:
+            raise InputError(f"--optim_args: {item!r} in {text!r} is not key=value: write key=value,key=value")
 
 
 def warn_about(name: str, args: TrainingArguments) -> None:

@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from tamft import registry
 from tamft.hf.arguments import optim_name
 from tamft.hf.others import note_mode
+from tamft.hf.overrides import check_optimizer
 from tamft.optim.base import MomentumOptimizer
 from tamft.optim_args import WARMUP
 
@@ -70,6 +71,7 @@ class TamftCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Fill in `rho_start=warmup`: only now is the number of training steps known."""
+        check_optimizer(args, unwrap(optimizer))
         name = optim_name(args)
         if name is None or type(unwrap(optimizer)) is not registry.get(name).cls:
             return

@@ -49,6 +49,8 @@ class MatrixAndAdamW(Optimizer):
             if split := [group for group in split if group["params"]]:
                 self.parts[inside] = cls(split, **options)
         super().__init__([group for part in self.parts.values() for group in part.param_groups], {})
+        # Nothing is built from these: they are for those who record what an optimizer was set to.
+        self.defaults = {key: value for part in reversed(self.parts.values()) for key, value in part.defaults.items()}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -9,13 +9,8 @@ _ours: set[str] = set()
 
 def check_free(value: str) -> None:
     """InputError if transformers already has an optimizer called `value`."""
-    if is_member(value) and value not in _ours:
+    if value in OptimizerNames._value2member_map_ and value not in _ours:
         raise InputError(f"transformers already has an optimizer called {value!r}: register it under another name")
-
-
-def is_member(value: str) -> bool:
-    """True if transformers knows `value`, from itself or from tamft."""
-    return value in OptimizerNames._value2member_map_
 
 
 def add_member(value: str) -> None:

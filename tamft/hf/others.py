@@ -15,7 +15,7 @@ from transformers import HfArgumentParser
 
 from tamft import registry
 from tamft.errors import InputError
-from tamft.hf.names import add_member, check_free, is_member
+from tamft.hf.names import add_member, check_free
 from tamft.optim_args import REQUIRED, nearest
 
 GROUP = "tamft.optimizers"  # of entry points
@@ -38,7 +38,7 @@ def add(name: str, cls: type[Optimizer], **preset: Any) -> None:
 def learn(name: Any) -> None:
     """Register the class that a dotted name stands for, if `name` is one that nobody has registered yet."""
     name = str(getattr(name, "value", name))
-    if "." in name and name not in registry.ENTRIES and not is_member(name):
+    if "." in name and name not in registry.ENTRIES:  # none of transformers' own names has a dot
         add(name, find(name))
 
 
@@ -181,6 +181,8 @@ def _trial(
         warnings.simplefilter("ignore")
         try:
             optimizer = registry.get(name).cls([{"params": params, "weight_decay": 0.0}], **kwargs)
+            if any("lr" not in group for group in optimizer.param_groups):
+                return ValueError("its parameter groups have no 'lr', which Trainer's schedule sets")
             if _has(optimizer, "train"):
                 optimizer.train()  # as Trainer does
             optimizer.step()

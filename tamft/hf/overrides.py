@@ -15,10 +15,12 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from tamft import registry
 from tamft.errors import InputError
-from tamft.hf.arguments import check_arguments
+from tamft.hf.arguments import check_arguments, optim_name
+from tamft.hf.matrices import MatrixAndAdamW
 from tamft.optim_args import nearest
 
 # Without effect where a script gives its Trainer an optimizer, or a scheduler, that it has made itself.
@@ -64,11 +66,12 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         action = flags.get(word.partition("=")[0])
         if "=" in word or (action is not None and action.nargs == 0):
             continue
-        if action is not None and action.nargs is None:
+        if action is not None and action.type is string_to_bool:
+            # said in full, because a subclass may want a value where Trainer does not (SFTConfig's bf16)
+            words[-1] += f"={rest.pop(0) if rest and rest[0].lower() in _BOOLEANS else 'true'}"
+        elif action is not None and action.nargs is None:
             words += rest[:1]
             del rest[:1]
-        elif action is not None and action.nargs == "?" and action.const is True:
-            words += [rest.pop(0)] if rest and rest[0].lower() in _BOOLEANS else []
         else:  # a list, or an option of a subclass, which may be a switch
             many = action is not None and action.nargs == "+"
             while rest and not rest[0].startswith("-") and not _is_script(rest[0]):
@@ -174,6 +177,18 @@ def _flags(keys: Sequence[str]) -> str:
 
 def _plain(value: Any) -> str:
     return str(getattr(value, "value", value))
+
+
+def check_optimizer(args: TrainingArguments, optimizer: Any) -> None:
+    """InputError if training is about to begin with another optimizer than the one that was asked for."""
+    name = optim_name(args)
+    if _active is None or name is None or "optim" not in _active.of_optimizer:
+        return
+    if not isinstance(optimizer, registry.get(name).cls | MatrixAndAdamW):
+        raise InputError(
+            f"--optim {name} has no effect: the script's Trainer builds an optimizer of its own, "
+            f"{type(optimizer).__name__}"
+        )
 
 
 _active: Overrides | None = None
