@@ -19,6 +19,7 @@ BELOW: dict[str, set[str]] = {
     "optim": {"optim", "errors"},
     "registry": {"optim", *LEAVES},
     "hf": {"hf", "registry", "optim", *LEAVES},
+    "doctor": {"doctor", "hf", "registry", "optim", *LEAVES},
     "run": {"hf", "registry", "optim", *LEAVES},
     "train": {"train", "hf", "registry", "optim", *LEAVES},
     "evaluation": {"evaluation", "hf", "registry", "optim", *LEAVES},

@@ -178,7 +178,12 @@ def _torch_problem(path: Path, keys: Sequence[str], deep: bool) -> list[str]:
         content = read_torch(path, deep=deep)
     except ValueError as error:
         return [f"{path.name}: {error}"]
-    if not isinstance(content, dict) or any(key not in content for key in keys):
+    whole = isinstance(content, dict) and all(key in content for key in keys)
+    if whole and "param_groups" in keys:
+        groups = content["param_groups"]
+        whole = isinstance(content["state"], dict) and isinstance(groups, list)
+        whole = whole and all(isinstance(group, dict) and "params" in group for group in groups)
+    if not whole:
         return [f"{path.name}: does not hold what it should ({', '.join(keys) or 'a dictionary'})"]
     return []
 
