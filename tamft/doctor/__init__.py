@@ -10,9 +10,11 @@ from tamft.doctor.finding import OK, PROBLEM, WARNING, Finding
 from tamft.parser import Parser
 
 STYLES = {OK: "green", WARNING: "yellow", PROBLEM: "bold red"}
-DESCRIPTION = """\
-Without FOLDER: versions, devices, threads and traps of this machine. With FOLDER (a run, a checkpoint, a saved model,
-an adapter): optimizer, step, is it complete, can it be resumed, are its weights the model's own and finite. Nothing in the folder is executed or changed. exit codes: 0 fine · 1 something is wrong · 2 bad input"""
+DESCRIPTION = (
+    "Without FOLDER: versions, devices, threads and traps of this machine. With FOLDER (a run, a checkpoint, a saved "
+    "model, an adapter): optimizer, step, is it complete, can it be resumed, are its weights the model's own, finite. "
+    "Nothing in the folder is executed or changed. exit codes: 0 fine · 1 something is wrong · 2 bad input"
+)
 
 
 def main(argv: Sequence[str]) -> int:
