@@ -15,7 +15,7 @@ from tamft.cli import main
 from tamft.errors import InputError
 from tamft.hf.checkpoints import problems
 from tamft.hf.pickles import read_arguments
-from tamft.train import config, launch, run
+from tamft.train import config, launch
 from tests.evaluation.conftest import tiny_tasks  # noqa: F401 - fixture
 from tests.hf import small
 from tests.recipes.conftest import recipe, rows_file  # noqa: F401 - fixtures
@@ -254,4 +254,3 @@ def test_yaml(tmp_path, marker, reader, name, capsys):
         tracemalloc.stop()
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < 1000
-    assert not (run.MODEL_DIR and (tmp_path / run.MODEL_DIR).exists())
