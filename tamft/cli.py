@@ -31,6 +31,12 @@ def _plot(argv: list[str]) -> int:
     return main(argv)
 
 
+def _doctor(argv: list[str]) -> int:
+    from tamft.doctor import main
+
+    return main(argv)
+
+
 def _demo(argv: list[str]) -> int:
     from tamft.demo import main
 
@@ -42,6 +48,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train with one of tamft's recipes, through accelerate"),
     "eval": (_eval, "score models on MTEB tasks, side by side"),
     "plot": (_plot, "draw loss, alignment, damping and momentum of a training from its log"),
+    "doctor": (_doctor, "what is wrong with this machine, a checkpoint, a model or an adapter"),
     "demo": (_demo, "fine-tune a real model with three optimizers and compare, in a few minutes"),
 }
 

@@ -5,9 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from tamft.errors import InputError
+from tamft.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -115,10 +114,7 @@ def read_suite(suite: str) -> dict[str, Any]:
         path = Path(suite)
     else:
         raise InputError(f"unknown suite {suite!r}; there are {', '.join(suite_names())}, or give a .yaml file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"suite {suite!r}: not valid YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path, f"suite {suite!r}")
     if not isinstance(content, dict) or not isinstance(content.get("tasks"), list) or not content["tasks"]:
         raise InputError(f"suite {suite!r}: it needs `name`, `description` and a list `tasks` with at least one entry")
     unknown = set(content) - {"name", "description", "tasks"}

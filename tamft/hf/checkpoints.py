@@ -22,6 +22,9 @@ UNFINISHED = "checkpoint-is-incomplete.txt"
 ONLY_MODEL = (
     "holds a model without training state (save_only_model): it cannot be resumed; give it as the model to start from"
 )
+# sentence-transformers' modules that cannot be made without one.
+_CONFIGURED = {"Pooling", "Dense", "LayerNorm", "CNN", "LSTM", "Dropout", "WeightedLayerPooling"}
+_CONFIGS = ("config.json", "adapter_config.json")
 _FOLDER = re.compile(r"checkpoint-(\d+)")
 
 
@@ -178,7 +181,12 @@ def _torch_problem(path: Path, keys: Sequence[str], deep: bool) -> list[str]:
         content = read_torch(path, deep=deep)
     except ValueError as error:
         return [f"{path.name}: {error}"]
-    if not isinstance(content, dict) or any(key not in content for key in keys):
+    whole = isinstance(content, dict) and all(key in content for key in keys)
+    if whole and "param_groups" in keys:
+        groups = content["param_groups"]
+        whole = isinstance(content["state"], dict) and isinstance(groups, list)
+        whole = whole and all(isinstance(group, dict) and "params" in group for group in groups)
+    if not whole:
         return [f"{path.name}: does not hold what it should ({', '.join(keys) or 'a dictionary'})"]
     return []
 
@@ -200,9 +208,15 @@ def _json_problems(folder: Path) -> list[str]:
     modules = folder / "modules.json"
     if modules.is_file() and not found:
         for module in _listed(modules):
-            path = str(module.get("path", ""))
-            if path and not (folder / path).is_dir():
+            path, kind = str(module.get("path", "")), str(module.get("type")).rpartition(".")[2]
+            if kind == "Transformer" and not any((folder / path / name).is_file() for name in _CONFIGS):
+                found.append(f"{(Path(path) / 'config.json').as_posix()}: is missing")
+            elif path and not (folder / path).is_dir():
                 found.append(f"{path}: is missing, and modules.json names it")
+            elif path:
+                needed = [folder / path / "config.json"] if kind in _CONFIGURED else []
+                for file in dict.fromkeys([*needed, *(folder / path).glob("*.json")]):
+                    found += [f"{path}/{problem}" for problem in _json_problem(file)]
     return found
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from torch.cuda import is_available
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -14,6 +13,7 @@ from tamft import registry
 from tamft.errors import InputError
 from tamft.registry import nearest
 from tamft.train.shipped import find_config
+from tamft.yaml_file import read_yaml
 
 # Trainer's defaults are for long runs: a recipe of 100 steps would never log, and a NaN would be averaged away.
 DEFAULTS: dict[str, Any] = {
@@ -71,16 +71,7 @@ def parse(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
 
 def _yaml_tokens(path: Path, fields: dict[str, Action]) -> list[str]:
     """The config as command-line words, so that argparse checks its values like the user's own."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: a config is a list of `key: value` lines, this is {type(content).__name__}")
     tokens: list[str] = []

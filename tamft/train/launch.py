@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tamft.errors import InputError
 from tamft.train.shipped import configs, find_recipe, recipes
+from tamft.yaml_file import read_yaml
 
 # Environment variable with the file for the recipe's exit code: accelerate turns every failure into a 1.
 EXIT_FILE = "TAMFT_EXIT_FILE"
@@ -121,12 +120,9 @@ def _accelerate_config(name: str | None) -> tuple[Path, dict[str, Any]] | None:
             return None
     path = Path(name or default_config_file)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"--accelerate_config {path}: cannot be read ({reason}); make one: accelerate config"
-        ) from error
+        content = read_yaml(path, f"--accelerate_config {path}")
+    except InputError as error:
+        raise InputError(f"{error}; make one: accelerate config") from error
     if not isinstance(content, dict):
         raise InputError(f"--accelerate_config {path}: is not a config of accelerate; make one: accelerate config")
     return path, content

@@ -11,8 +11,9 @@ import time
 import pytest
 import torch
 
-from tamft.hf.checkpoints import problems
+from tamft.hf.checkpoints import checkpoints, problems
 from tamft.train import run, shipped
+from tests.conftest import ROOT
 from tests.hf import small
 from tests.recipes.test_encoder_pairs import read, weights
 from tests.tiny import save_tiny_bert
@@ -239,21 +240,33 @@ sys.exit(run.command(load_recipe("encoder_pairs").main, sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_shell(tiny_model, rows_file, tmp_path):
-    """SIGINT to the program itself, as a terminal sends it."""
+@pytest.mark.parametrize(
+    ("through", "number", "code", "told"),
+    [
+        ("python", signal.SIGINT, 130, "interrupted"),
+        ("python", signal.SIGTERM, 143, "terminated by SIGTERM: saved after step "),
+        ("tamft train", signal.SIGTERM, 143, "terminated by SIGTERM: saved after step "),
+    ],
+)
+def test_a_signal_in_a_shell(tiny_model, rows_file, tmp_path, through, number, code, told):
+    """To the program itself, as a terminal or a batch system sends it."""
     folder = tmp_path / "run"
     flags = ["--model", tiny_model, "--train_file", rows_file(), "--output_dir", folder, "--use_cpu", "true"]
     flags += ["--max_steps", 100_000, "--save_strategy", "no", "--disable_tqdm", "true", "--logging_steps", 1000]
-    command = [sys.executable, shipped.find_recipe("encoder_pairs"), *flags]
-    with subprocess.Popen(
-        [str(word) for word in command], stderr=subprocess.PIPE, text=True, env=os.environ
-    ) as process:
+    begin = (
+        [shipped.find_recipe("encoder_pairs")] if through == "python" else ["-m", "tamft.cli", "train", "encoder_pairs"]
+    )
+    command = [str(word) for word in (sys.executable, *begin, *flags)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
         deadline = time.time() + 300
         while not (folder / "run.json").exists() and time.time() < deadline and process.poll() is None:
             time.sleep(0.1)
         time.sleep(1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         error = process.communicate(timeout=120)[1]
-    assert process.returncode == 130
-    assert error.splitlines()[-1] == "interrupted"
+    assert process.returncode == code
+    assert error.splitlines()[-1].startswith(told)
     assert read(folder)["status"] == "interrupted"
+    saved = checkpoints(folder)
+    assert [problems(path) for path in saved] == ([[]] if code == 143 else [])
