@@ -26,7 +26,8 @@ CURE = (
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def _spread(x: Tensor) -> bool:
+def spread(x: Tensor) -> bool:
+    """Whether a tensor is a DTensor."""
     # By name: importing DTensor takes half a second, and nobody without one should wait for it.
     return type(x) not in _PLAIN and hasattr(x, "placements")
 
@@ -38,24 +39,24 @@ def _layout(x: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def local(x: Tensor) -> Tensor:
     """What this process holds of a tensor: the shard of a DTensor, any other tensor itself."""
-    return cast("Tensor", cast("Any", x).to_local()) if _spread(x) else x
+    return cast("Tensor", cast("Any", x).to_local()) if spread(x) else x
 
 
 def is_sharded(groups: Sequence[dict[str, Any]]) -> bool:
     """Whether some parameter is a DTensor."""
-    return any(_spread(p) for group in groups for p in group["params"])
+    return any(spread(p) for group in groups for p in group["params"])
 
 
 def gradient(p: Tensor) -> Tensor:
     """`p.grad`, spread over processes as `p` is. Raises RuntimeError where it cannot be."""
     g: Any = p.grad
-    if not _spread(p):
+    if not spread(p):
         return cast("Tensor", g)
     mesh, placements = _layout(p)
-    if not _spread(g) or _layout(g)[0] != mesh:
+    if not spread(g) or _layout(g)[0] != mesh:
         raise RuntimeError(
             f"the gradient of a parameter that is a DTensor on {mesh} is "
-            f"{f'on {_layout(g)[0]}' if _spread(g) else 'a plain tensor'}: both must be spread over the same processes"
+            f"{f'on {_layout(g)[0]}' if spread(g) else 'a plain tensor'}: both must be spread over the same processes"
         )
     # Tensor parallelism leaves parts that are still to be added up on tensors that are replicated.
     return cast("Tensor", g if _layout(g)[1] == placements else g.redistribute(mesh, placements))
@@ -90,7 +91,7 @@ def square_of_all(params: Sequence[Tensor], ms: Sequence[Tensor]) -> Tensor:
 
 def _process_groups(p: Tensor, known: dict[Any, tuple[Any, ...]]) -> tuple[Any, ...]:
     """The groups of processes that hold different elements of `p`, one per dimension of its mesh that divides it."""
-    if not _spread(p):
+    if not spread(p):
         return ()
     mesh, placements = _layout(p)
     key = (id(mesh), placements)
@@ -113,7 +114,7 @@ def refuse(owner: str, groups: Sequence[dict[str, Any]], given: Sequence[tuple[i
                 _refuse_flat(owner, "FSDP1 (FullyShardedDataParallel) flattens them")
             if hasattr(p, "ds_id"):
                 _refuse_flat(owner, "DeepSpeed ZeRO-3 flattens them")
-            if not _spread(p):
+            if not spread(p):
                 continue
             mesh, placements = _layout(p)
             if group["differentiable"]:
@@ -130,7 +131,7 @@ def refuse(owner: str, groups: Sequence[dict[str, Any]], given: Sequence[tuple[i
                 )
     for group, before in zip(groups, given, strict=False):
         # ZeRO-1, ZeRO-2 and DeepSpeed's own 16-bit optimizers: one flat tensor in the place of all, without a mark.
-        if signature(group) == (1, 1) != before and not _spread(group["params"][0]):
+        if signature(group) == (1, 1) != before and not spread(group["params"][0]):
             _refuse_flat(owner, f"the {before[0]} of a group became one flat one, as DeepSpeed does it")
 
 
