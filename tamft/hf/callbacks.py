@@ -9,6 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from tamft import registry
 from tamft.hf.arguments import optim_name
+from tamft.optim.base import MomentumOptimizer
 
 
 def unwrap(optimizer: Any) -> Any:
@@ -39,6 +40,8 @@ def clean_weights(optimizer: Any) -> Iterator[None]:
     moved = is_moved(optimizer)
     if moved:
         optimizer.eval()
+    if isinstance(unwrap(optimizer), MomentumOptimizer):
+        _ = unwrap(optimizer).state  # looking settles it: in every process, not only in the one that saves (DDP)
     try:
         yield
     finally:

@@ -8,7 +8,8 @@ from transformers import Trainer, TrainingArguments, trainer
 
 from tamft import registry
 from tamft.hf.arguments import check_arguments, optim_name, optimizer_kwargs, warn_about
-from tamft.hf.callbacks import TamftCallback, bring_back, clean_weights
+from tamft.hf.callbacks import TamftCallback, bring_back, clean_weights, unwrap
+from tamft.hf.sharding import check_sharding
 
 
 @functools.cache  # once per process, however often register() is called
@@ -29,7 +30,9 @@ def _checked(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def __post_init__(self: TrainingArguments) -> None:
         check_arguments(self)
+        check_sharding(self)  # before DeepSpeed is imported
         original(self)
+        check_sharding(self)  # now that --fsdp_config was read
 
     return __post_init__
 
@@ -60,6 +63,7 @@ def _with_clean_weights(original: Callable[..., Any]) -> Callable[..., Any]:
 def _leaving_clean_weights(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def train(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        check_sharding(self.args, self.accelerator, unwrap(self.optimizer))
         try:
             return original(self, *args, **kwargs)
         finally:

@@ -18,11 +18,14 @@ from torch import Tensor
 
 from tamft.optim.ops import square, wide
 
-CURE = (
-    'Use FSDP2, which keeps tensors apart: in the file for `accelerate launch` "distributed_type: FSDP" and, under '
-    '"fsdp_config:", "fsdp_version: 2"; with Trainer --fsdp and version 2 in --fsdp_config; in a loop of your own '
-    "torch.distributed.fsdp.fully_shard. DDP works as well"
-)
+CURE = """Use FSDP2, which keeps tensors apart. In the file for `accelerate launch --config_file`:
+
+    distributed_type: FSDP
+    fsdp_config:
+      fsdp_version: 2
+
+With Trainer's own flags: --fsdp, and "version": 2 in --fsdp_config. In a loop of your own:
+torch.distributed.fsdp.fully_shard. DDP works as well."""
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -130,8 +133,8 @@ def refuse(owner: str, groups: Sequence[dict[str, Any]], given: Sequence[tuple[i
                     "parameters that it holds a part of"
                 )
     for group, before in zip(groups, given, strict=False):
-        # ZeRO-1, ZeRO-2 and DeepSpeed's own 16-bit optimizers: one flat tensor in the place of all, without a mark.
-        if signature(group) == (1, 1) != before and not spread(group["params"][0]):
+        # DeepSpeed puts one flat tensor, which is no Parameter, in the place of all and leaves no mark.
+        if signature(group) == (1, 1) != before and type(group["params"][0]) is Tensor:
             _refuse_flat(owner, f"the {before[0]} of a group became one flat one, as DeepSpeed does it")
 
 

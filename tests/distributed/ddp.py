@@ -1,10 +1,11 @@
-"""Program: torch's DistributedDataParallel, and ZeroRedundancyOptimizer, against one process with the same batches."""
+"""Program: torch's DistributedDataParallel and ZeroRedundancyOptimizer against one process with the same batches."""
 
 from contextlib import suppress
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
@@ -67,6 +68,16 @@ def zero_redundancy(name: str, options: dict[str, Any]) -> Any:
     return {"apart": distance(weights(model), weights(alone)), "bits": weight_bits(model)}
 
 
+def fully_sharded_1(use_orig_params: bool, kind: Any) -> str:
+    model = FullyShardedDataParallel(make(), use_orig_params=use_orig_params, device_id=torch.device("cpu"))
+    try:
+        optimizer = kind(model.parameters(), lr=0.1)
+        train(model, optimizer, 0, 1)
+    except RuntimeError as error:
+        return str(error)
+    return "nothing"
+
+
 def main() -> None:
     dist.init_process_group("gloo")
     check_that_it_counts()
@@ -77,6 +88,9 @@ def main() -> None:
         found[f"{label}, float32"] = parallel(name, options, torch.float32)
     for name, options in [*FEW, ("AdamWMSAM", {"rho": 0.0}), ("MSAM", {"rho": 0.0})]:
         found[f"zero|{name}-{','.join(options) or 'default'}"] = zero_redundancy(name, options)
+    found["fsdp1|flat"] = fully_sharded_1(False, cls("AdaTAMW"))
+    found["fsdp1|original"] = fully_sharded_1(True, cls("AdaTAMW"))
+    found["fsdp1|AdamW"] = fully_sharded_1(True, torch.optim.AdamW)
     report(found)
 
 
