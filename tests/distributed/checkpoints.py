@@ -33,6 +33,11 @@ def of(case: str, model: Any, **options: Any) -> Any:
     )
 
 
+def ways(case: str) -> list[str]:
+    """How the checkpoint of a case was written."""
+    return ["", "-flat", "-moved", "whole"] if case in ("TAM", "AdaTAMW") else [""]
+
+
 def go_on(model: Any, optimizer: Any) -> dict[str, Any]:
     train(model, optimizer, FIRST, LAST)
     kept = {key: value for key, value in optimizer.param_groups[1].items() if key not in ("params", "scale")}
@@ -51,16 +56,18 @@ def save(folder: Path) -> dict[str, Any]:
         train(model, optimizer, 0, FIRST)
         states = dict(zip(("model", "optim"), get_state_dict(model, optimizer), strict=True))
         dcp.save(states, checkpoint_id=folder / case)
+        if len(ways(case)) == 1:
+            found[case] = go_on(model, optimizer)
+            continue
         flat = get_state_dict(model, optimizer, options=StateDictOptions(flatten_optimizer_state_dict=True))
         dcp.save(dict(zip(("model", "optim"), flat, strict=True)), checkpoint_id=folder / f"{case}-flat")
         both = get_state_dict(model, optimizer, options=WHOLE)
         if dist.get_rank() == 0:
             torch.save(both, folder / f"{case}.pt")
-        if case != "AdamW":
-            optimizer.train()  # as a signal handler would save it: with the weights at the perturbed point
-            states = dict(zip(("model", "optim"), get_state_dict(model, optimizer), strict=True))
-            dcp.save(states, checkpoint_id=folder / f"{case}-moved")
-            optimizer.eval()
+        optimizer.train()  # as a signal handler would save it: with the weights at the perturbed point
+        states = dict(zip(("model", "optim"), get_state_dict(model, optimizer), strict=True))
+        dcp.save(states, checkpoint_id=folder / f"{case}-moved")
+        optimizer.eval()
         found[case] = go_on(model, optimizer)
     return found
 
@@ -81,7 +88,7 @@ def loaded(folder: Path, case: str, suffix: str) -> dict[str, Any]:
         set_state_dict(
             model, optimizer, model_state_dict=states["model"], optim_state_dict=states["optim"], options=options
         )
-    if suffix == "-moved" and case != "AdaTAM":
+    if suffix == "-moved":
         assert all(group["moved"] for group in optimizer.param_groups)
         optimizer.eval()
     return go_on(model, optimizer)
@@ -121,10 +128,9 @@ def main() -> None:
         return
     found: dict[str, Any] = {}
     for case in CASES:
-        for suffix in ("", "-flat", "-moved", "whole"):
-            if case != "AdamW" or suffix != "-moved":
-                found[f"{case}|{suffix}"] = loaded(folder, case, suffix)
-        if dist.get_world_size() == 1:
+        for suffix in ways(case):
+            found[f"{case}|{suffix}"] = loaded(folder, case, suffix)
+        if dist.get_world_size() == 1 and "whole" in ways(case):
             found[f"{case}|unsharded"] = unsharded(folder, case)
     found["refused"] = refused("TAM")
     report(found)
