@@ -3,9 +3,9 @@
 import os
 from typing import Any
 
+from accelerate.utils import parse_flag_from_env
 from torch.optim import Optimizer
 from transformers import TrainingArguments
-from transformers.utils import strtobool
 
 from tamft import registry
 from tamft.errors import InputError
@@ -35,7 +35,7 @@ def check_sharding(args: TrainingArguments, accelerator: Any = None, optimizer: 
 def _flattened(args: TrainingArguments) -> str | None:
     if args.deepspeed:
         return "--deepspeed"
-    if strtobool(os.environ.get("ACCELERATE_USE_DEEPSPEED", "false")):
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         return "DeepSpeed (`distributed_type: DEEPSPEED` of accelerate)"
     config = args.fsdp_config if isinstance(args.fsdp_config, dict) else {}
     if args.fsdp:
@@ -44,7 +44,7 @@ def _flattened(args: TrainingArguments) -> str | None:
         # Known once TrainingArguments have read --fsdp_config; the default is another in each version of transformers.
         version = (getattr(args, "fsdp_plugin_args", None) or {}).get("fsdp_version", config.get("version"))
         return "--fsdp and version 1" if version is not None and int(version) == 1 else None
-    if strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false")) and os.environ.get("FSDP_VERSION", "1") == "1":
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") == "1":
         return "FSDP1 (`distributed_type: FSDP` of accelerate without `fsdp_version: 2`)"
     return None
 

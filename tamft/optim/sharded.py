@@ -73,14 +73,15 @@ def add_up(parts: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
     """
     known: dict[Any, tuple[Any, ...]] = {}
     waiting = [set(_process_groups(p, known)) for p in params]
-    order = list(dict.fromkeys(group for groups in known.values() for group in groups))
     sums = list(parts)
-    for group in order:
-        ours = [i for i, groups in enumerate(waiting) if group in groups]
-        first = sums[ours[0]]
-        vector = torch.stack([sums[i].to(first.device, wide(first), non_blocking=True) for i in ours])
+    for group, kind in dict.fromkeys(pair for pairs in known.values() for pair in pairs):
+        ours = [i for i, pairs in enumerate(waiting) if (group, kind) in pairs]
+        home = sums[ours[0]].device
+        vector = torch.stack([sums[i].to(home, wide(sums[i]), non_blocking=True) for i in ours])
+        # Weights that FSDP2 keeps on the CPU belong to a mesh of GPUs, whose processes may be able to talk there alone.
+        vector = vector if home.type == kind else vector.to(kind)
         torch.distributed.all_reduce(vector, group=group)
-        for i, total in zip(ours, vector.unbind(), strict=True):
+        for i, total in zip(ours, vector.to(home).unbind(), strict=True):
             sums[i] = total
     return sums
 
@@ -93,14 +94,15 @@ def square_of_all(params: Sequence[Tensor], ms: Sequence[Tensor]) -> Tensor:
 
 
 def _process_groups(p: Tensor, known: dict[Any, tuple[Any, ...]]) -> tuple[Any, ...]:
-    """The groups of processes that hold different elements of `p`, one per dimension of its mesh that divides it."""
+    """The groups of processes that hold different elements of `p`, one per dimension of its mesh that divides it, each
+    with the kind of device that it talks on."""
     if not spread(p):
         return ()
     mesh, placements = _layout(p)
     key = (id(mesh), placements)
     if key not in known:
         split = [i for i, place in enumerate(placements) if not place.is_replicate() and mesh.size(i) > 1]
-        known[key] = tuple(mesh.get_group(i) for i in split)
+        known[key] = tuple((mesh.get_group(i), mesh.device_type) for i in split)
     return known[key]
 
 
