@@ -8,8 +8,9 @@ from transformers import Trainer, TrainingArguments, trainer
 
 from tamft.hf import others
 from tamft.hf.arguments import check_arguments, optim_name, optimizer_class, warn_about
-from tamft.hf.callbacks import TamftCallback, bring_back, clean_weights
+from tamft.hf.callbacks import TamftCallback, bring_back, clean_weights, unwrap
 from tamft.hf.resume import is_over, mark_unfinished, options_of, resumable, tell_differences, wanted
+from tamft.hf.sharding import check_sharding
 
 
 @functools.cache  # once per process, however often register() is called
@@ -35,7 +36,9 @@ def _checked(original: Callable[..., None]) -> Callable[..., None]:
     def __post_init__(self: TrainingArguments) -> None:
         others.learn(self.optim)
         check_arguments(self)
+        check_sharding(self)  # before DeepSpeed is imported
         original(self)
+        check_sharding(self)  # now that --fsdp_config was read
 
     return __post_init__
 
@@ -67,6 +70,7 @@ def _with_clean_weights(original: Callable[..., Any]) -> Callable[..., Any]:
 def _leaving_clean_weights(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def train(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        check_sharding(self.args, self.accelerator, unwrap(self.optimizer))
         try:
             return original(self, *args, **kwargs)
         finally:

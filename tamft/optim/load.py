@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import StateDict
 
 from tamft.optim.options import BACKEND, RANGES
+from tamft.optim.sharded import spread
 
 if TYPE_CHECKING:
     from tamft.optim.base import MomentumOptimizer
@@ -41,6 +42,17 @@ def refuse_foreign(optimizer: "MomentumOptimizer", incoming: StateDict, newest: 
             raise ValueError(
                 f"{owner}.load_state_dict: the state has no `{optimizer.moment}`: another kind of optimizer wrote it"
             )
+    saved = (
+        incoming.get("state", {}).get(i, {}) for group in incoming.get("param_groups", []) for i in group["params"]
+    )
+    for state, p in zip(saved, (p for group in optimizer.param_groups for p in group["params"]), strict=False):
+        if optimizer.moment in state and spread(state[optimizer.moment]) != spread(p):
+            raise ValueError(
+                f"{owner}.load_state_dict: the state is that of {'whole' if spread(p) else 'sharded'} tensors, and the "
+                f"parameters are {'sharded' if spread(p) else 'whole'}. Load it with set_optimizer_state_dict of "
+                "torch.distributed.checkpoint.state_dict and StateDictOptions(full_state_dict=True), saved with "
+                "get_optimizer_state_dict and the same options"
+            )
 
 
 def exact_state(optimizer: "MomentumOptimizer", incoming: StateDict, cast: dict[str, Any]) -> dict[str, Any]:
@@ -50,6 +62,8 @@ def exact_state(optimizer: "MomentumOptimizer", incoming: StateDict, cast: dict[
             group.setdefault(name, value)
         group.update({name: own[name] for name in BACKEND if name in own})
         group.setdefault("moved", False)
+        if "betas" in group:
+            group["betas"] = tuple(group["betas"])  # distributed checkpoints make a list of it
         scale = group.get("scale", 0.0)
         group["scale"] = torch.as_tensor(scale, dtype=torch.float32).detach().clone()
 

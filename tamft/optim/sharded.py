@@ -18,15 +18,19 @@ from torch import Tensor
 
 from tamft.optim.ops import square, wide
 
-CURE = (
-    'Use FSDP2, which keeps tensors apart: in the file for `accelerate launch` "distributed_type: FSDP" and, under '
-    '"fsdp_config:", "fsdp_version: 2"; with Trainer --fsdp and version 2 in --fsdp_config; in a loop of your own '
-    "torch.distributed.fsdp.fully_shard. DDP works as well"
-)
+CURE = """Use FSDP2, which keeps tensors apart. In the file for `accelerate launch --config_file`:
+
+    distributed_type: FSDP
+    fsdp_config:
+      fsdp_version: 2
+
+With Trainer's own flags: --fsdp, and "version": 2 in --fsdp_config. In a loop of your own:
+torch.distributed.fsdp.fully_shard. DDP works as well."""
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def _spread(x: Tensor) -> bool:
+def spread(x: Tensor) -> bool:
+    """Whether a tensor is a DTensor."""
     # By name: importing DTensor takes half a second, and nobody without one should wait for it.
     return type(x) not in _PLAIN and hasattr(x, "placements")
 
@@ -38,24 +42,24 @@ def _layout(x: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def local(x: Tensor) -> Tensor:
     """What this process holds of a tensor: the shard of a DTensor, any other tensor itself."""
-    return cast("Tensor", cast("Any", x).to_local()) if _spread(x) else x
+    return cast("Tensor", cast("Any", x).to_local()) if spread(x) else x
 
 
 def is_sharded(groups: Sequence[dict[str, Any]]) -> bool:
     """Whether some parameter is a DTensor."""
-    return any(_spread(p) for group in groups for p in group["params"])
+    return any(spread(p) for group in groups for p in group["params"])
 
 
 def gradient(p: Tensor) -> Tensor:
     """`p.grad`, spread over processes as `p` is. Raises RuntimeError where it cannot be."""
     g: Any = p.grad
-    if not _spread(p):
+    if not spread(p):
         return cast("Tensor", g)
     mesh, placements = _layout(p)
-    if not _spread(g) or _layout(g)[0] != mesh:
+    if not spread(g) or _layout(g)[0] != mesh:
         raise RuntimeError(
             f"the gradient of a parameter that is a DTensor on {mesh} is "
-            f"{f'on {_layout(g)[0]}' if _spread(g) else 'a plain tensor'}: both must be spread over the same processes"
+            f"{f'on {_layout(g)[0]}' if spread(g) else 'a plain tensor'}: both must be spread over the same processes"
         )
     # Tensor parallelism leaves parts that are still to be added up on tensors that are replicated.
     return cast("Tensor", g if _layout(g)[1] == placements else g.redistribute(mesh, placements))
@@ -69,14 +73,15 @@ def add_up(parts: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
     """
     known: dict[Any, tuple[Any, ...]] = {}
     waiting = [set(_process_groups(p, known)) for p in params]
-    order = list(dict.fromkeys(group for groups in known.values() for group in groups))
     sums = list(parts)
-    for group in order:
-        ours = [i for i, groups in enumerate(waiting) if group in groups]
-        first = sums[ours[0]]
-        vector = torch.stack([sums[i].to(first.device, wide(first), non_blocking=True) for i in ours])
+    for group, kind in dict.fromkeys(pair for pairs in known.values() for pair in pairs):
+        ours = [i for i, pairs in enumerate(waiting) if (group, kind) in pairs]
+        home = sums[ours[0]].device
+        vector = torch.stack([sums[i].to(home, wide(sums[i]), non_blocking=True) for i in ours])
+        # Weights that FSDP2 keeps on the CPU belong to a mesh of GPUs, whose processes may be able to talk there alone.
+        vector = vector if home.type == kind else vector.to(kind)
         torch.distributed.all_reduce(vector, group=group)
-        for i, total in zip(ours, vector.unbind(), strict=True):
+        for i, total in zip(ours, vector.to(home).unbind(), strict=True):
             sums[i] = total
     return sums
 
@@ -89,14 +94,15 @@ def square_of_all(params: Sequence[Tensor], ms: Sequence[Tensor]) -> Tensor:
 
 
 def _process_groups(p: Tensor, known: dict[Any, tuple[Any, ...]]) -> tuple[Any, ...]:
-    """The groups of processes that hold different elements of `p`, one per dimension of its mesh that divides it."""
-    if not _spread(p):
+    """The groups of processes that hold different elements of `p`, one per dimension of its mesh that divides it, each
+    with the kind of device that it talks on."""
+    if not spread(p):
         return ()
     mesh, placements = _layout(p)
     key = (id(mesh), placements)
     if key not in known:
         split = [i for i, place in enumerate(placements) if not place.is_replicate() and mesh.size(i) > 1]
-        known[key] = tuple(mesh.get_group(i) for i in split)
+        known[key] = tuple((mesh.get_group(i), mesh.device_type) for i in split)
     return known[key]
 
 
@@ -113,7 +119,7 @@ def refuse(owner: str, groups: Sequence[dict[str, Any]], given: Sequence[tuple[i
                 _refuse_flat(owner, "FSDP1 (FullyShardedDataParallel) flattens them")
             if hasattr(p, "ds_id"):
                 _refuse_flat(owner, "DeepSpeed ZeRO-3 flattens them")
-            if not _spread(p):
+            if not spread(p):
                 continue
             mesh, placements = _layout(p)
             if group["differentiable"]:
@@ -129,8 +135,8 @@ def refuse(owner: str, groups: Sequence[dict[str, Any]], given: Sequence[tuple[i
                     "parameters that it holds a part of"
                 )
     for group, before in zip(groups, given, strict=False):
-        # ZeRO-1, ZeRO-2 and DeepSpeed's own 16-bit optimizers: one flat tensor in the place of all, without a mark.
-        if signature(group) == (1, 1) != before and not _spread(group["params"][0]):
+        # DeepSpeed puts one flat tensor, which is no Parameter, in the place of all and leaves no mark.
+        if signature(group) == (1, 1) != before and type(group["params"][0]) is Tensor:
             _refuse_flat(owner, f"the {before[0]} of a group became one flat one, as DeepSpeed does it")
 
 

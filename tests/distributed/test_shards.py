@@ -14,11 +14,11 @@ LIMITS = {"float64": TIGHT, "float32": LINE, "bfloat16": 2e-3}
 
 def check(found: list, label: str, case: str, limit: float) -> None:
     ours = found[0][label][case]
-    assert ours["apart"] < limit
-    assert ours["telemetry"] < 1e-3 if limit > LINE else ours["telemetry"] < 1e-6
+    assert ours["apart"] < limit, case
+    assert ours["telemetry"] < (1e-3 if limit > LINE else 1e-6), case
     for other in found[1:]:  # bitwise: weights that drift apart never meet again
-        assert other[label][case]["bits"] == ours["bits"]
-        assert other[label][case]["numbers"] == ours["numbers"]
+        assert other[label][case]["bits"] == ours["bits"], case
+        assert other[label][case]["numbers"] == ours["numbers"], case
 
 
 def needed(name: str, options: dict, step: int) -> tuple[int, int]:
@@ -30,15 +30,15 @@ def needed(name: str, options: dict, step: int) -> tuple[int, int]:
     return int(ahead), int(torque and fewest < options.get("torque_steps", step + 1))
 
 
-@pytest.fixture(scope="module")
-def every_option():
-    return run("shards", 2, "all")
+# One test per program: two workers of pytest-xdist would start the processes of a fixture twice.
 
 
-@pytest.mark.parametrize(("label", "name", "options"), CASES, ids=[label for label, _, _ in CASES])
-def test_every_option(every_option, label, name, options):
-    check(every_option, "float64", label, TIGHT)
-    assert every_option[0]["float64"][label]["collectives"] == {step: needed(name, options, step) for step in COUNTED}
+def test_every_option():
+    found = run("shards", 2, "all")
+    for label, name, options in CASES:
+        check(found, "float64", label, TIGHT)
+        counted = {step: needed(name, options, step) for step in COUNTED}
+        assert found[0]["float64"][label]["collectives"] == counted, label
 
 
 @pytest.mark.parametrize("processes", [2, 3])
