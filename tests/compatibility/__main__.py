@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcomes = run(cells, jobs=args.jobs, done=bar.update)
     for cell in cells:
         if args.rows or outcomes[cell].startswith("FAILS"):
-            print(f"{cell.trainer}, {cell.launcher}, {cell.precision}, {cell.wrapper}, {cell.optimizer}: {outcomes[cell]}")
+            print(f"{report.words(cell)}: {outcomes[cell]}")
     failed = sum(outcome.startswith("FAILS") for outcome in outcomes.values())
     print(f"{len(cells)} cells, {failed} failed")
     if args.write:

@@ -43,7 +43,15 @@ def _launch(cells: list[Cell], done: Callable[[], object]) -> dict[Cell, str]:
         plan, results, log = folder / "plan.json", folder / "results.jsonl", folder / "log.txt"
         plan.write_text(json.dumps([asdict(cell) for cell in cells]), encoding="utf-8")
         results.touch()
-        line = [sys.executable, *words.split(), SCRIPT, plan, results, folder / "runs", *([] if words else ["--register"])]
+        line = [
+            sys.executable,
+            *words.split(),
+            SCRIPT,
+            plan,
+            results,
+            folder / "runs",
+            *([] if words else ["--register"]),
+        ]
         quiet = {
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
