@@ -153,12 +153,17 @@ REFUSED: list[Rule] = [
         )
     ),
 ]
-# Trained and saved, but not resumed bit for bit, and why: with torch's AdamW neither.
+# Trained and saved, but the resumed run ends elsewhere; with torch's AdamW too.
 NOT_RESUMED: list[Rule] = [
     Rule(
         ("trainer", _SENTENCES),
-        ("wrapper", ["LoRA", "DoRA"]),
-        "sentence-transformers loads an adapter's checkpoint into other weights",
+        ("wrapper", ["DoRA"]),
+        "sentence-transformers does not load DoRA's magnitudes from a checkpoint",
+    ),
+    Rule(
+        ("trainer", ["CrossEncoderTrainer"]),
+        ("wrapper", ["LoRA"]),
+        "the head is not in the adapter's checkpoint, and sentence-transformers makes a new one",
     ),
 ]
 

@@ -1,6 +1,8 @@
 """The columns: tamft's names in the registry's order, then four peers."""
 
+import importlib
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -27,13 +29,15 @@ GIVEN: dict[str, dict[str, Any]] = {
 }
 
 
-# With tamft.register("pkg.Class") this set stays empty; remove it, `_imported` and the `except` then.
+# With tamft.register("pkg.Class") this set stays empty; remove it, `_imported` and the inner `try` then.
 REFUSED_YET: set[str] = set()
 
 
 def register_peers() -> None:
-    """Make the peers known to `--optim`."""
+    """Make the peers that are installed known to `--optim`."""
     for name in REGISTERED:
+        if find_spec(name.partition(".")[0]) is None:
+            continue
         try:
             tamft.register(name)
         except InputError:
@@ -43,8 +47,6 @@ def register_peers() -> None:
 
 
 def _imported(name: str) -> type[Optimizer]:
-    import importlib
-
     module, _, cls = name.rpartition(".")
     return getattr(importlib.import_module(module), cls)
 

@@ -38,7 +38,7 @@ def test_state_of_bf16_weights_is_float32_also_after_a_resume(tmp_path, optimize
     assert {p.dtype for p in resumed.model.parameters()} == {torch.bfloat16}
     state = unwrap(resumed.optimizer).state
     kept = {key: value.dtype for one in state.values() for key, value in one.items()}
-    assert kept.pop("correction", torch.bfloat16) == torch.bfloat16  # Kahan's, where it is asked for
+    assert kept.pop("compensation", torch.bfloat16) == torch.bfloat16  # Kahan's, where it is asked for
     assert set(kept.values()) == {torch.float32}
 
 
