@@ -37,6 +37,7 @@ Value = tuple[str, str]  # (axis, name)
 
 _TRL = [name for name in TRAINERS if name.startswith(("SFT", "DPO", "KTO", "Reward", "GRPO", "Online"))]
 _SENTENCES = ["SentenceTransformerTrainer", "SparseEncoderTrainer", "CrossEncoderTrainer"]
+_DDP = ("torchrun -m tamft.run", "torchrun -m tamft.run, 2 processes")
 _LOOPS = [name for name in TRAINERS if "loop" in name]
 
 
@@ -110,7 +111,13 @@ IMPOSSIBLE: list[Rule] = [
         ("trainer", ["SentenceTransformerTrainer", "SparseEncoderTrainer"]),
         ("wrapper", ["gradient checkpointing, reentrant"]),
         "torch's DDP stops: sentence-transformers runs the model twice, and parameters are marked ready twice",
-        under=("torchrun -m tamft.run", "torchrun -m tamft.run, 2 processes"),
+        under=_DDP,
+    ),
+    Rule(
+        ("trainer", _SENTENCES),
+        ("wrapper", ["hyperparameter_search (Optuna)"]),
+        "sentence-transformers' loss keeps the first trial's model, so the later ones train nothing",
+        under=_DDP,
     ),
 ]
 # Tried, and turned down with a clear error, or short of something that is not tamft's to give.

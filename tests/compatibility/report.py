@@ -28,8 +28,8 @@ right:
 - the resumed training ends at the same bits as the uninterrupted one.
 
 **refused** means that it stopped with an error that says why (see the number below the tables). **trains** means that
-all is right but for what the number says. What a row leaves open
-is as in an ordinary training: Trainer, `python script.py`, float32.
+all is right but for what the number says. What a row leaves open is as in an ordinary training: Trainer,
+`python script.py`, float32.
 
 Python {python}, {versions}.
 """
@@ -78,7 +78,7 @@ def _pairs(outcomes: dict[Cell, str]) -> str:
         "## Combinations\n",
         f"Beside the tables, {len(cells)} trainings combine a trainer, a launcher, a precision, a wrapper and an "
         f"optimizer, so that each of the {len(pairs())} pairs that can be combined occurs in at least one: "
-        + ", ".join(f"{count} {word}" for word, count in sorted(said.items(), reverse=True))
+        + ", ".join(f"{word} {count}" for word, count in sorted(said.items(), reverse=True))
         + ".",
     ]
     lines += [f"- {words(cell)}: {outcomes[cell]}" for cell in cells if outcomes[cell] != "works"]
