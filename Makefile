@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test lint format bench compatibility clean
 
 help:
 	@echo "make demo    train and score a real embedding model, write demo/report.html (sets everything up)"
@@ -21,6 +21,7 @@ help:
 	@echo "make lint    ruff, mypy, typos"
 	@echo "make format  what ruff can mend by itself"
 	@echo "make bench   time of one optimizer step, against torch"
+	@echo "make compatibility  every trainer, launcher, precision and wrapper with every optimizer: docs/compatibility.md"
 	@echo "make clean   remove .venv and caches, nothing else"
 
 install: $(STAMP)
@@ -51,6 +52,10 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/step.py --short $(ARGS)
+
+# Slow (a quarter of an hour on two cores) and not part of the tests; peers of other packages come with the extra `rivals`.
+compatibility: $(STAMP)
+	$(RUN) -m tests.compatibility $(if $(ARGS),$(ARGS),--write docs/compatibility.md)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist

@@ -7,6 +7,7 @@ python -m tests.compatibility --rows LoRA torchrun --columns adatamw    cells wh
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from tqdm import tqdm
@@ -25,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pairs", action="store_true", help="only the combinations")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes at a time (default: 2)")
     args = parser.parse_args(argv)
+    absent = [name for name in args.columns if "." in name and find_spec(name.partition(".")[0]) is None]
+    if absent:
+        parser.error(f"{', '.join(absent)}: not installed: pip install 'tamft[rivals,dev]', or choose other --columns")
     if args.write and (args.rows or args.pairs or args.columns != COLUMNS):
         parser.error("--write needs all rows and columns")
 
@@ -36,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcomes = run(cells, jobs=args.jobs, done=bar.update)
     for cell in cells:
         if args.rows or outcomes[cell].startswith("FAILS"):
-            print(
-                f"{cell.trainer}, {cell.launcher}, {cell.precision}, {cell.wrapper}, {cell.optimizer}: {outcomes[cell]}"
-            )
+            print(f"{report.words(cell)}: {outcomes[cell]}")
     failed = sum(outcome.startswith("FAILS") for outcome in outcomes.values())
     print(f"{len(cells)} cells, {failed} failed")
     if args.write:

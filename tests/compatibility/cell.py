@@ -1,6 +1,7 @@
 """One cell: a real training of four steps with a checkpoint in the middle, a resumed one, and everything looked at."""
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -73,35 +74,49 @@ class Watch(TrainerCallback):
             str
         ] = []  # not raised here: in one of several processes that would leave the others waiting
         self.optimizers: list[Any] = []
+        self.saved_at = -1
 
-    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs) -> None:
+    def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs) -> None:
         self.optimizers.append(unwrap(optimizer))
         # The first step has no momentum to follow.
-        if self.perturbing and state.global_step > 0 and not is_moved(unwrap(optimizer)):
+        if not self.perturbing or state.global_step == 0:
+            return
+        if not is_moved(unwrap(optimizer)):
             self.problems.append(f"step {state.global_step + 1} was taken without a perturbation")
+        elif self.saved_at == state.global_step and self.clean[0].dtype == torch.float32:
+            # From the weights that were saved to those where the gradients are taken it is ρ, over all trained weights.
+            far = sum((p - q).double().square().sum().item() for p, q in zip(self.clean, trained(model), strict=True))
+            if not math.isclose(far**0.5, optimizers.GIVEN_RHO, rel_tol=1e-3):
+                self.problems.append(f"step {state.global_step + 1} was {far**0.5:.4g} away from the saved weights")
 
-    def on_save(self, args, state, control, model=None, optimizer=None, **kwargs) -> None:
+    def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs) -> None:
+        # Before the save, because an optimizer's way there and back may round.
         self.model = model  # Trainer itself forgets it after a search
         inner, parameters = unwrap(optimizer), list(model.parameters())
         before = [p.detach().clone() for p in parameters]
-        groups = [dict(group) for group in inner.param_groups]
+        groups, away = [dict(group) for group in inner.param_groups], getattr(inner, "away", None)
         if callable(getattr(inner, "eval", None)):
             inner.eval()
-        clean = fingerprints([*parameters, *model.buffers()])
-        learned = fingerprints(trained(model))
+        self.clean = [p.detach().clone() for p in trained(model)]
+        self.all_clean = fingerprints([*parameters, *model.buffers()])
         with torch.no_grad():
             for p, value in zip(parameters, before, strict=True):
                 p.copy_(value)
         for group, was in zip(inner.param_groups, groups, strict=True):
             group.update(was)
+        if away is not None:  # where tamft notes the mode of other people's optimizers
+            inner.away = away
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        self.saved_at = state.global_step
         self.checkpoints.append(state.global_step)
         if not state.is_world_process_zero:
             return  # the files are being written, by another process
         folder = max(self.folder.rglob(f"checkpoint-{state.global_step}"), key=lambda path: path.stat().st_mtime_ns)
         stored = fingerprints(saved(folder))
-        if not stored <= clean:
+        if not stored <= self.all_clean:
             self.problems.append(f"checkpoint {state.global_step} holds weights that are not the clean ones")
-        elif not learned <= stored:
+        elif not fingerprints(self.clean) <= stored:
             self.problems.append(f"checkpoint {state.global_step} misses trained weights")
 
 
@@ -117,16 +132,19 @@ def train(cell: Cell, folder: Path, resume: Path | None = None) -> Any:
             made = way.model(made)
         return made
 
+    def own(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return optimizers.build(cell.optimizer, params, _words(cell, kind, ways, folder))
+
     keywords: dict[str, Any] = {"callbacks": [watch]}
     for way in ways:
         if way.keywords is not None:
-            keywords |= way.keywords(cell.optimizer, model, args)
+            keywords |= way.keywords(model, own)
     given = keywords.pop("model", None) if "model_init" in keywords or "model" in keywords else model()
     trainer = kind.make(given, args, **keywords)
     trainer.watch = watch
     for way in ways:
         if way.change is not None:
-            way.change(trainer, cell.optimizer, resume is not None)
+            way.change(trainer, own, resume is not None)
     trainer.begin = [p.detach().clone() for p in trained(trainer.model)]
     start = next((way.start for way in ways if way.start is not None), None)
     if start is not None:
@@ -136,24 +154,29 @@ def train(cell: Cell, folder: Path, resume: Path | None = None) -> Any:
     return trainer
 
 
+def _words(cell: Cell, kind: Kind, ways: tuple[Way, ...], folder: Path) -> dict[str, Any]:
+    """Everything that is asked for, in Trainer's words."""
+    words = {**ORDINARY, **kind.settings, "output_dir": str(folder), "learning_rate": optimizers.rate(cell.optimizer)}
+    words["optim"] = cell.optimizer
+    if cell.optimizer in optimizers.OURS:
+        more = {key: value for way in ways for key, value in way.optim_args.items()}
+        words["optim_args"] = optimizers.optim_args(cell.optimizer, **more)
+    return words | {key: value for way in ways for key, value in way.arguments.items()}
+
+
 def _arguments(cell: Cell, kind: Kind, ways: tuple[Way, ...], folder: Path) -> Any:
     """As they come from a command line: `--optim` and the rest go through the argument parser."""
-    words = {**ORDINARY, **kind.settings, "output_dir": str(folder), "learning_rate": optimizers.rate(cell.optimizer)}
-    if not any(way.own_optimizer for way in ways):
-        more = {key: value for way in ways for key, value in way.optim_args.items()}
-        words["optim"] = cell.optimizer
-        if cell.optimizer in optimizers.OURS:
-            words["optim_args"] = optimizers.optim_args(cell.optimizer, **more)
-    words |= {key: value for way in ways for key, value in way.arguments.items()}
+    words = _words(cell, kind, ways, folder)
     if kind.arguments is None:
         return words
-    flags = [f"--{key}={_flag(value)}" for key, value in words.items() if key not in ("scaler", "loss_factor")]
+    elsewhere = {"scaler", "loss_factor"}  # a loop's
+    if any(way.own_optimizer for way in ways):
+        elsewhere |= {"optim", "optim_args"}
+    flags = [f"--{key}={_flag(value)}" for key, value in words.items() if key not in elsewhere]
     return HfArgumentParser(kind.arguments).parse_args_into_dataclasses(flags)[0]
 
 
 def _flag(value: Any) -> str:
-    import json
-
     return json.dumps(value) if isinstance(value, (dict, bool)) else str(value)
 
 
@@ -171,9 +194,9 @@ def check(cell: Cell, folder: Path, *, resume: bool = True) -> None:
     assert not problems, problems[0]
     end = trained(whole.watch.model)
     assert all(p.isfinite().all() for p in end), "weights are not finite"
-    # not each of them: a bias that cancels out has no gradient
+    # not each of them: a bias that cancels out has no gradient, and that of LoRA's A begins at zero
     still = sum(torch.equal(p, q) for p, q in zip(whole.begin, end, strict=True))
-    assert still <= len(end) // 3, f"{still} of {len(end)} weights did not move"
+    assert still <= len(end) // 2, f"{still} of {len(end)} weights did not move"
     assert not is_moved(unwrap(whole.optimizer)), "the weights are left perturbed"
     for way in ways:
         if way.check is not None:
@@ -189,7 +212,8 @@ def check(cell: Cell, folder: Path, *, resume: bool = True) -> None:
 def _check_optimizer(cell: Cell, seen: list[Any]) -> None:
     assert seen, "no step was taken"
     for optimizer in seen:
-        assert type(optimizer) is optimizers.expected(cell.optimizer), f"the optimizer is {type(optimizer).__name__}"
+        name = type(optimizer).__name__
+        assert name in optimizers.expected(cell.optimizer), f"the optimizer is {name}"
         for group in optimizer.param_groups:
             for key, value in optimizers.GIVEN.get(cell.optimizer, {}).items():
                 assert group[key] == value, f"{key} is {group[key]} instead of {value}"

@@ -1,4 +1,4 @@
-"""Training loops without a Trainer, as a user would write them, behind the few attributes of Trainer that are checked."""
+"""Training loops without a Trainer, as a user writes them, behind the few attributes of Trainer that are checked."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.compatibility.optimizers import build
 
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class Plain:
     """PyTorch and nothing else: `optimizer.train()` before the forward pass."""
@@ -18,7 +20,9 @@ class Plain:
         self.model, self.args, self.callbacks = model, args, callbacks
         self.state = SimpleNamespace(global_step=0, log_history=[], is_world_process_zero=True)
         self.optimizer = build(args["optim"], (p for p in model.parameters() if p.requires_grad), args)
-        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=args.get("scaler", False))
+        self.dtype = next((dtype for key, dtype in _AUTOCAST.items() if args.get(key)), None)
+        scaled = args.get("scaler", False) or self.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=scaled)
 
     def train(self, resume_from_checkpoint: str | None = None) -> None:
         from transformers import get_scheduler
@@ -40,6 +44,7 @@ class Plain:
             self.schedule.step()
             self.state.global_step = step
             self.state.log_history.append({"step": step, "loss": loss})
+            self.tell("on_step_end")
             if step % self.args["save_steps"] == 0:
                 self.switch("eval")
                 self.save(Path(self.args["output_dir"]) / f"checkpoint-{step}")
@@ -64,7 +69,7 @@ class Plain:
         return total
 
     def backward(self, batch: dict[str, torch.Tensor], parts: int) -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.args.get("bf16", False)):
+        with torch.autocast("cpu", self.dtype, enabled=self.dtype is not None):
             loss = self.model(**batch).loss / parts
         self.scaler.scale(loss * self.factor()).backward()
         return loss.item()
@@ -134,7 +139,7 @@ class Accelerated(Plain):
         AcceleratorState._reset_state()  # this process may have trained in another precision before
         self.accelerator = Accelerator(
             cpu=True,
-            mixed_precision="bf16" if self.args.get("bf16") else "no",
+            mixed_precision=next((key for key in _AUTOCAST if self.args.get(key)), "no"),
             gradient_accumulation_steps=self.args.get("gradient_accumulation_steps", 1),
         )
         if self.args.get("scaler"):

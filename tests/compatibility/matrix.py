@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 
 from tests.compatibility.cell import Cell
-from tests.compatibility.optimizers import COLUMNS, PERTURBING
+from tests.compatibility.optimizers import COLUMNS, MUON, PERTURBING
 from tests.compatibility.trainers import TRAINERS
 from tests.compatibility.ways import PRECISIONS, WRAPPERS
 
@@ -37,6 +37,7 @@ Value = tuple[str, str]  # (axis, name)
 
 _TRL = [name for name in TRAINERS if name.startswith(("SFT", "DPO", "KTO", "Reward", "GRPO", "Online"))]
 _SENTENCES = ["SentenceTransformerTrainer", "SparseEncoderTrainer", "CrossEncoderTrainer"]
+_DDP = ("torchrun -m tamft.run", "torchrun -m tamft.run, 2 processes")
 _LOOPS = [name for name in TRAINERS if "loop" in name]
 
 
@@ -48,10 +49,20 @@ class Rule:
     other: tuple[str, list[str]]
     reason: str
     pattern: str = ""  # of a refusal: what its error says
+    under: tuple[str, ...] = ()  # only under these launchers
+    word: str = "refused"  # what the table says
 
     def holds(self, a: Value, b: Value) -> bool:
+        """Whether the pair alone is enough."""
         (x, xs), (y, ys) = self.one, self.other
+        if self.under:
+            return False
         return any(p[0] == x and p[1] in xs and q[0] == y and q[1] in ys for p, q in ((a, b), (b, a)))
+
+    def applies(self, cell: Cell) -> bool:
+        (x, xs), (y, ys) = self.one, self.other
+        both = getattr(cell, x) in xs and getattr(cell, y) in ys
+        return both and (not self.under or cell.launcher in self.under)
 
     def matches(self, error: str) -> bool:
         return re.search(self.pattern, error) is not None
@@ -85,19 +96,31 @@ IMPOSSIBLE: list[Rule] = [
         ("wrapper", ["group_by_length"]),
         "the rows have no input_ids to measure",
     ),
+    Rule(
+        ("trainer", ["OnlineDPOTrainer"]),
+        ("wrapper", [name for name, way in WRAPPERS.items() if "eval_strategy" in way.arguments]),
+        "TRL's online DPO cannot evaluate on prompts",
+    ),
     Rule(("trainer", ["GRPOTrainer"]), ("wrapper", ["auto_find_batch_size"]), "TRL refuses it"),
     Rule(
         ("trainer", ["PyTorch loop, closure"]),
-        ("precision", ["GradScaler, one step skipped"]),
+        ("precision", ["GradScaler, one step skipped", "fp16 autocast (--fp16)"]),
         "torch's GradScaler takes no closures",
     ),
-    *(
-        Rule((axis, names), ("precision", ["fp16 autocast (--fp16)"]), "needs a GPU")
-        for axis, names in AXES.items()
-        if axis not in ("precision", "optimizer")
+    Rule(
+        ("trainer", ["SentenceTransformerTrainer", "SparseEncoderTrainer"]),
+        ("wrapper", ["gradient checkpointing, reentrant"]),
+        "torch's DDP stops: sentence-transformers runs the model twice, and parameters are marked ready twice",
+        under=_DDP,
+    ),
+    Rule(
+        ("trainer", _SENTENCES),
+        ("wrapper", ["hyperparameter_search (Optuna)"]),
+        "sentence-transformers' loss keeps the first trial's model, so the later ones train nothing",
+        under=_DDP,
     ),
 ]
-# Tried, and turned down with a clear error.
+# Tried, and turned down with a clear error, or short of something that is not tamft's to give.
 REFUSED: list[Rule] = [
     Rule(
         ("trainer", ["OnlineDPOTrainer"]),
@@ -106,34 +129,54 @@ REFUSED: list[Rule] = [
         r"the gradient was not taken at the perturbed weights",
     ),
     Rule(
+        ("trainer", ["OnlineDPOTrainer"]),
+        ("optimizer", ["schedulefree.AdamWScheduleFree"]),
+        "its training step never calls optimizer.train()",
+        r"Optimizer was not in train mode",
+    ),
+    Rule(
+        ("wrapper", [name for name, way in WRAPPERS.items() if way.own_optimizer]),
+        ("optimizer", ["schedulefree.AdamWScheduleFree"]),
+        "Trainer saves the weights of its training point; tamft calls eval() for the optimizers that `--optim` makes",
+        r"holds weights that are not the clean ones",
+        word="trains",
+    ),
+    Rule(
         ("precision", ["bf16 weights"]),
         ("optimizer", PERTURBING),
         "16-bit weights lose a small perturbation: float32 weights with --bf16, or allow_low_precision=true",
         r"a perturbation this small is mostly lost to rounding",
     ),
-    Rule(
-        ("precision", ["fp16 autocast (--fp16)"]),
-        ("optimizer", COLUMNS),
-        "needs a GPU",
-        r"fp16 mixed precision requires",
+    *(
+        Rule(
+            (axis, names),
+            ("optimizer", [MUON]),
+            "torch's Muon takes matrices only; tamft gives AdamW the rest where Trainer makes the optimizer",
+            r"Muon only supports 2D parameters",
+        )
+        for axis, names in (
+            ("trainer", _LOOPS),
+            ("wrapper", [name for name, way in WRAPPERS.items() if way.own_optimizer]),
+        )
     ),
 ]
-# Trained and saved, but not resumed bit for bit, and why: with torch's AdamW neither.
+# Trained and saved, but the resumed run ends elsewhere; with torch's AdamW too.
 NOT_RESUMED: list[Rule] = [
     Rule(
         ("trainer", _SENTENCES),
-        ("wrapper", ["LoRA", "DoRA"]),
-        "sentence-transformers loads an adapter's checkpoint into other weights",
+        ("wrapper", ["DoRA"]),
+        "sentence-transformers does not load DoRA's magnitudes from a checkpoint",
+    ),
+    Rule(
+        ("trainer", ["CrossEncoderTrainer"]),
+        ("wrapper", ["LoRA"]),
+        "the head is not in the adapter's checkpoint, and sentence-transformers makes a new one",
     ),
 ]
 
 
-def values(cell: Cell) -> list[Value]:
-    return list(asdict(cell).items())
-
-
 def _first(rules: list[Rule], cell: Cell) -> Rule | None:
-    return next((rule for rule in rules for a, b in combinations(values(cell), 2) if rule.holds(a, b)), None)
+    return next((rule for rule in rules if rule.applies(cell)), None)
 
 
 def impossible(cell: Cell) -> Rule | None:
@@ -196,7 +239,7 @@ def covering() -> Iterator[Cell]:
 def _complete(chosen, left, allowed, open_pairs, pair) -> bool:
     """Fill the axes in `left`, best value first, going back where nothing fits."""
     if not left:
-        return True
+        return impossible(Cell(**chosen)) is None
     axis = left[0]
     scored = []
     for name in AXES[axis]:

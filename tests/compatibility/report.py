@@ -17,8 +17,9 @@ TITLES = {"trainer": "Trainers", "launcher": "Launchers", "precision": "Precisio
 HEAD = """\
 # Compatibility
 
-Written by `make compatibility`; do not edit. Every cell is a real training on a CPU: {steps} steps of a tiny model with a
-checkpoint in the middle, and a second training resumed from it. **works** means that all of this was looked at and right:
+Written by `make compatibility`; do not edit. Every cell is a real training on a CPU: {steps} steps of a tiny model with
+a checkpoint in the middle, and a second training resumed from it. **works** means that all of this was looked at and
+right:
 
 - {steps} steps were taken, every loss and weight is finite, the weights moved;
 - every step was taken by the optimizer of the column, with the options that were given; one that perturbs was at its
@@ -26,8 +27,9 @@ checkpoint in the middle, and a second training resumed from it. **works** means
 - each checkpoint holds the weights that the optimizer's own `eval()` gives, bit for bit, and all that were trained;
 - the resumed training ends at the same bits as the uninterrupted one.
 
-**refused** means that it stopped with an error that says why (see the number below the tables). What a row leaves open
-is as in an ordinary training: Trainer, `python script.py`, float32.
+**refused** means that it stopped with an error that says why (see the number below the tables). **trains** means that
+all is right but for what the number says. What a row leaves open is as in an ordinary training: Trainer,
+`python script.py`, float32.
 
 Python {python}, {versions}.
 """
@@ -64,9 +66,9 @@ def _versions() -> str:
 
 def _short(outcome: str, notes: dict[str, int]) -> str:
     word, _, reason = outcome.partition(": ")
-    if word != "refused":
+    if not reason or word == "FAILS":
         return outcome.replace("|", "/")
-    return f"refused [{notes.setdefault(reason, len(notes) + 1)}]"
+    return f"{word} [{notes.setdefault(reason, len(notes) + 1)}]"
 
 
 def _pairs(outcomes: dict[Cell, str]) -> str:
@@ -76,23 +78,24 @@ def _pairs(outcomes: dict[Cell, str]) -> str:
         "## Combinations\n",
         f"Beside the tables, {len(cells)} trainings combine a trainer, a launcher, a precision, a wrapper and an "
         f"optimizer, so that each of the {len(pairs())} pairs that can be combined occurs in at least one: "
-        + ", ".join(f"{count} {word}" for word, count in sorted(said.items(), reverse=True))
+        + ", ".join(f"{word} {count}" for word, count in sorted(said.items(), reverse=True))
         + ".",
     ]
-    lines += [f"- {_words(cell)}: {outcomes[cell]}" for cell in cells if outcomes[cell] != "works"]
+    lines += [f"- {words(cell)}: {outcomes[cell]}" for cell in cells if outcomes[cell] != "works"]
     return "\n".join(lines) + "\n"
 
 
-def _words(cell: Cell) -> str:
+def words(cell: Cell) -> str:
     return ", ".join(getattr(cell, axis) for axis in AXES)
 
 
 def _left_out() -> str:
     def listed(rules: list[Rule]) -> str:
         return "".join(
-            f"- {', '.join(rule.one[1])} with {', '.join(rule.other[1])}: {rule.reason}\n"
+            f"- {', '.join(rule.one[1])} with {', '.join(rule.other[1])}"
+            + (f" under {' and '.join(rule.under)}" if rule.under else "")
+            + f": {rule.reason}\n"
             for rule in rules
-            if rule.reason != "needs a GPU"
         )
 
     return (
@@ -100,6 +103,8 @@ def _left_out() -> str:
         + listed(IMPOSSIBLE)
         + "\nTried without the comparison after resuming, which torch's AdamW does not pass either:\n\n"
         + listed(NOT_RESUMED)
+        + "\nNeeds a GPU, and was not tried: tamft's GPU kernels (`fused=true` on a GPU), FSDP and DeepSpeed as "
+        "accelerate launches them, 4-bit and 8-bit base weights.\n"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.compatibility.optimizers import build, optim_args, rate
+Own = Callable[[list[nn.Parameter]], torch.optim.Optimizer]  # the optimizer, as a user makes it from the class
 
 
 def _same(model: nn.Module) -> nn.Module:
@@ -21,9 +21,9 @@ class Way:
     arguments: dict[str, Any] = field(default_factory=dict)  # TrainingArguments, or a loop's words
     optim_args: dict[str, Any] = field(default_factory=dict)  # for tamft's own names
     model: Callable[[nn.Module], nn.Module] = _same
-    # (optimizer's name, model's maker, arguments) -> what Trainer's constructor gets besides
-    keywords: Callable[[str, Callable[[], nn.Module], Any], dict[str, Any]] | None = None
-    change: Callable[[Any, str, bool], None] | None = None  # (trainer, optimizer's name, whether it is resumed)
+    # (model's maker, optimizer's maker) -> what Trainer's constructor gets besides
+    keywords: Callable[[Callable[[], nn.Module], Own], dict[str, Any]] | None = None
+    change: Callable[[Any, Own, bool], None] | None = None  # (trainer, optimizer's maker, whether it is resumed)
     start: Callable[[Any], None] | None = None  # instead of trainer.train()
     check: Callable[[Any], None] | None = None  # afterwards; raises AssertionError
     own_optimizer: bool = False  # the user makes it, so `--optim` says nothing
@@ -40,7 +40,7 @@ def _overflow_once(step: int) -> float:
     return float("inf") if step == 1 else 1.0
 
 
-def _scaler(trainer: Any, name: str, resumed: bool) -> None:
+def _scaler(trainer: Any, own: Own, resumed: bool) -> None:
     """torch's own GradScaler, through accelerate: transformers offers `--fp16` on accelerators only."""
     if not hasattr(trainer, "accelerator"):
         return  # a loop makes its own
@@ -99,13 +99,13 @@ def _tie(model: nn.Module) -> nn.Module:
     return model
 
 
-def _compile(trainer: Any, name: str, resumed: bool) -> None:
+def _compile(trainer: Any, own: Own, resumed: bool) -> None:
     if not hasattr(trainer.args, "torch_compile"):
         trainer.model.compile(backend="aot_eager")
 
 
 def _checkpoint_in_loops(reentrant: bool) -> Callable[..., None]:
-    def change(trainer: Any, name: str, resumed: bool) -> None:
+    def change(trainer: Any, own: Own, resumed: bool) -> None:
         if isinstance(trainer.args, dict):
             trainer.model.gradient_checkpointing_enable({"use_reentrant": reentrant})
             if reentrant:
@@ -114,7 +114,7 @@ def _checkpoint_in_loops(reentrant: bool) -> Callable[..., None]:
     return change
 
 
-def _out_of_memory(trainer: Any, name: str, resumed: bool) -> None:
+def _out_of_memory(trainer: Any, own: Own, resumed: bool) -> None:
     """The first attempt fails in its second step, when the weights are perturbed."""
     backward, left = trainer.accelerator.backward, [0 if resumed else 1]
 
@@ -140,7 +140,7 @@ def _best_model(trainer: Any) -> None:
     assert fingerprints(trained) <= fingerprints(saved(best)), "the weights left behind are not the best checkpoint's"
 
 
-def _model_init(name: str, model: Callable[[], nn.Module], args: Any) -> dict[str, Any]:
+def _model_init(model: Callable[[], nn.Module], own: Own) -> dict[str, Any]:
     return {"model_init": model}
 
 
@@ -152,25 +152,18 @@ def _search(trainer: Any) -> None:
     )
 
 
-def _make(trainer: Any, name: str) -> torch.optim.Optimizer:
-    words = {"learning_rate": rate(name), "optim_args": optim_args(name)}
-    return build(name, [p for p in trainer.model.parameters() if p.requires_grad], words)
-
-
-def _own_create_optimizer(trainer: Any, name: str, resumed: bool) -> None:
+def _own_create_optimizer(trainer: Any, own: Own, resumed: bool) -> None:
     def create_optimizer(*_: Any, **__: Any) -> torch.optim.Optimizer:
         if trainer.optimizer is None:
-            trainer.optimizer = _make(trainer, name)
+            trainer.optimizer = own([p for p in trainer.model.parameters() if p.requires_grad])
         return trainer.optimizer
 
     trainer.create_optimizer = create_optimizer
 
 
-def _handed_over(name: str, model: Callable[[], nn.Module], args: Any) -> dict[str, Any]:
+def _handed_over(model: Callable[[], nn.Module], own: Own) -> dict[str, Any]:
     made = model()
-    words = {"learning_rate": rate(name), "optim_args": optim_args(name)}
-    optimizer = build(name, [p for p in made.parameters() if p.requires_grad], words)
-    return {"model": made, "optimizers": (optimizer, None)}
+    return {"model": made, "optimizers": (own([p for p in made.parameters() if p.requires_grad]), None)}
 
 
 def _trainer(arguments: dict[str, Any], **more: Any) -> Way:
@@ -209,6 +202,8 @@ WRAPPERS: dict[str, Way] = {
     "hyperparameter_search (Optuna)": _trainer(_EVALUATE, keywords=_model_init, start=_search, resumes=False),
     "own create_optimizer": _trainer({}, change=_own_create_optimizer, own_optimizer=True),
     "optimizers=(optimizer, None)": _trainer({}, keywords=_handed_over, own_optimizer=True),
+    "fused=true": Way(optim_args={"fused": True}),
+    "foreach=true": Way(optim_args={"foreach": True}),
     "schedule: cosine with warm-up": Way({"lr_scheduler_type": "cosine", "warmup_steps": 1}),
     "schedule: reduce_lr_on_plateau": _trainer(
         {**_EVALUATE, "lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": "loss"}

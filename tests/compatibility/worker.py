@@ -60,10 +60,10 @@ def outcome(cell, folder, refusal, *, resume):
         return "refused: not tried before tamft.register takes dotted names"
     try:
         check(cell, folder, resume=resume)
-    except (Exception, SystemExit) as error:  # noqa: BLE001: whatever goes wrong belongs into the table
+    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever goes wrong belongs into the table
         text = " ".join(str(error).split())
         if refusal is not None and refusal.matches(text):
-            return "needs a GPU" if refusal.reason == "needs a GPU" else f"refused: {refusal.reason}"
+            return f"{refusal.word}: {refusal.reason}"
         return f"FAILS: {type(error).__name__}: {text[:300]}"
     return "works" if refusal is None else f"FAILS: it works, though it is listed as refused: {refusal.reason}"
 
