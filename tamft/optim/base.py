@@ -42,8 +42,6 @@ class MomentumOptimizer(Optimizer):
     decoupled: ClassVar[bool] = False
     # Set while load_state_dict runs: the state as it was saved, before torch casts it to the parameters' dtype.
     _incoming: StateDict | None = None
-    # Products of the applied and the intended perturbation of 16-bit weights, made anew by every train().
-    _applied: Sequence[tuple[Tensor, Tensor]] = ()
     # The fused path, once it has been chosen; whether there are DTensors; the parameters that this was found out for.
     _engine: Any = None
     _sharded: bool = False
@@ -55,9 +53,10 @@ class MomentumOptimizer(Optimizer):
         sharded.refuse_zero_redundancy(type(self).__name__, defaults)
         if "betas" in defaults:
             defaults["betas"] = tuple(defaults["betas"])
-        # Set by the first compiled step: what is not compiled (train(), a log) then stays off the fused path as well.
-        # In a dict, because torch.compile forgets what a step assigns to an attribute of an optimizer.
-        self._seen = {"compiled": False}
+        # "compiled" is set by the first compiled step: what is not compiled (train(), a log) then stays off the fused
+        # path too. "applied": products of the applied and the intended perturbation of 16-bit weights, made anew by
+        # every train(). A dict, because torch.compile forgets what a step assigns to an attribute of an optimizer.
+        self._seen: dict[str, Any] = {"compiled": False, "applied": []}
         super().__init__(params, defaults)
         if defaults["fused"]:
             self._fused_module()  # raises where it cannot be had
@@ -82,7 +81,7 @@ class MomentumOptimizer(Optimizer):
     @property
     def _groups(self) -> list[dict[str, Any]]:
         # torch.compile answers a plain `self.param_groups` with `capturable` set in every group, and leaves it set.
-        return cast("list[dict[str, Any]]", vars(self)["param_groups"])
+        return cast("list[dict[str, Any]]", self.__dict__["param_groups"])
 
     # ---- the perturbed point ------------------------------------------------------------------------------------
 
@@ -101,7 +100,7 @@ class MomentumOptimizer(Optimizer):
         groups = [group for group in self._groups if group["rho"] > 0]
         if all(group["moved"] for group in groups):
             return self
-        if all(next(self._momenta(group), None) is None for group in groups) or self._too_early():
+        if not any(self._has_momentum(group) for group in groups) or self._too_early():
             return self
         started: Tensor | bool = True
         if groups[0]["rho_start"] > 0 and self._counted_there():
@@ -115,7 +114,7 @@ class MomentumOptimizer(Optimizer):
         square = self._square(groups)
         if isinstance(started, Tensor):
             square = torch.where(started, square, 0.0)
-        self._applied = []
+        self._seen["applied"] = []
         for group in groups:
             if not group["moved"]:
                 group["scale"] = updates.reach(square, group["rho"])
@@ -141,7 +140,7 @@ class MomentumOptimizer(Optimizer):
     def _displace(self, group: dict[str, Any], *, ahead: bool) -> None:
         """Move every parameter that has momentum by scale·m, with or without a gradient this time."""
         ops = _FOREACH if multi_tensor(group) else _LOOP
-        self._applied = [*self._applied, *displace(ops, list(self._momenta(group)), group["scale"], ahead=ahead)]
+        self._seen["applied"] += displace(ops, list(self._momenta(group)), group["scale"], ahead=ahead)
 
     def _square(self, groups: list[dict[str, Any]]) -> Tensor:
         """|m|² over the groups and over all processes, 0-d. A collective where parameters are sharded."""
@@ -156,6 +155,9 @@ class MomentumOptimizer(Optimizer):
             # By key, not by length: other code may put keys of its own into the state.
             if state is not None and self.moment in state:
                 yield p, state, here(state[self.moment])
+
+    def _has_momentum(self, group: dict[str, Any]) -> bool:
+        return any(self.moment in self._state.get(p, ()) for p in group["params"])
 
     def _steps_done(self) -> Tensor:
         steps = [state["step"] for group in self._groups for _, state, _ in self._momenta(group)]
@@ -176,7 +178,7 @@ class MomentumOptimizer(Optimizer):
         if torch.compiler.is_compiling() and self._groups[0]["rho_start"] > 0:
             return  # whether that many steps are over is not to be asked here
         for group in self._groups:
-            if group["rho"] == 0 or group["moved"] or next(self._momenta(group), None) is None:
+            if group["rho"] == 0 or group["moved"] or not self._has_momentum(group):
                 continue
             if not self._too_early():
                 raise RuntimeError(
@@ -286,7 +288,7 @@ class MomentumOptimizer(Optimizer):
         known = None if engine is None else engine.square(self.param_groups, self._state)
         square = self._square(self.param_groups).item() if known is None else known
         values = statistics(self.param_groups, states, square)
-        applied = applied_cosine(self._applied) if engine is None else engine.applied
+        applied = applied_cosine(self._seen["applied"]) if engine is None else engine.applied
         return values if applied is None else values | {"applied_cosine": applied.item()}
 
     # ---- exact resume -------------------------------------------------------------------------------------------
@@ -300,15 +302,11 @@ class MomentumOptimizer(Optimizer):
         """
         if self._engine is not None:
             self._engine.settle()
-        return self.__dict__["state"]
+        return self._state
 
     @state.setter
     def state(self, value: Any) -> None:
-        self.__dict__["state"] = value
-
-    @property
-    def _state(self) -> Any:
-        return self.__dict__["state"]  # as it is, for those who know how the chosen path keeps it
+        self._state = value  # as the chosen path keeps it
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Load a saved state, exactly: float32 state stays float32. Touches no weights and shares no memory.
@@ -331,8 +329,9 @@ class MomentumOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         if self._incoming is not None:
             state = exact_state(self, self._incoming, state)
-        super().__setstate__(state)
-        self.__dict__.setdefault("_seen", {"compiled": False})
+        super().__setstate__({key: value for key, value in state.items() if key != "state"})
+        self.state = state["state"]
+        self.__dict__.setdefault("_seen", {"compiled": False, "applied": []})
         if self._engine is not None:
             self._engine.forget()
         self._chosen_for = None

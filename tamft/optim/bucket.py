@@ -181,7 +181,7 @@ def cosines(buckets: list[Bucket], *, sharded: bool) -> list[Tensor | None]:
     (n,), where they are `sharded`. None where each finds its own, or none is read.
     """
     nothing: list[Tensor | None] = [None] * len(buckets)
-    together = bool(buckets) and buckets[0].group.get("alignment") == "global"
+    together = len(buckets) > 0 and buckets[0].group.get("alignment") == "global"
     if not (together or sharded) or not any(bucket.group.get("torque") for bucket in buckets):
         return nothing
     if sharded and not any(bucket.aligns() for bucket in buckets):

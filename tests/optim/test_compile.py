@@ -12,6 +12,10 @@ from torch._dynamo.utils import counters
 from tests.optim.cases import FEW
 from tests.optim.problem import LINE, Problem, assert_follows, bits, cls, learning_rate, state_bits
 
+# torch 2.6 compiles most of it too, but breaks the graph for some options.
+pytestmark = pytest.mark.skipif(
+    torch.__version__ < "2.13", reason="compiled steps are promised from torch 2.13 on, where they were measured"
+)
 PROBLEM = Problem(shapes=((5, 3), (7,), ()))
 MORE = [
     ("AdaTAMW", {"torque": False, "weight_decay": 0.1}),
