@@ -40,6 +40,7 @@ def test_online_dpo_never_trains_unperturbed_silently(tmp_path, optimizer):
 WITH_ARGUMENTS = [name for name in TRAINERS if "loop" not in name]
 
 
+@pytest.mark.slow
 def test_training_args_load_where_tamft_is_not(tmp_path, run_python):
     pytest.importorskip("trl")
     for name in WITH_ARGUMENTS:
