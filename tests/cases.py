@@ -10,7 +10,7 @@ from tamft import registry
 NAMES: list[str] = registry.names()
 CLASSES = list(dict.fromkeys(registry.get(name).cls for name in NAMES))
 HEAVY_BALL = [name for name in NAMES if "momentum" in registry.options(name)]
-PERTURBING = [name for name in NAMES if registry.options(name)["rho"].default > 0]
+PERTURBING = [name for name in NAMES if "rho" in (known := registry.options(name)) and known["rho"].default > 0]
 # How a step is computed, not what; and what cannot be tried without saying what it is for.
 _LEFT_OUT = {"foreach", "fused", "capturable", "differentiable", "maximize", "allow_low_precision", "kahan_sum"}
 

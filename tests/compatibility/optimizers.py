@@ -1,6 +1,5 @@
 """The columns: tamft's names in the registry's order, then four peers."""
 
-import importlib
 from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any
@@ -10,7 +9,6 @@ from torch.optim import Optimizer
 
 import tamft
 from tamft import registry
-from tamft.errors import InputError
 from tests.cases import HEAVY_BALL, PERTURBING
 from tests.cases import NAMES as OURS
 
@@ -29,26 +27,11 @@ GIVEN: dict[str, dict[str, Any]] = {
 }
 
 
-# With tamft.register("pkg.Class") this set stays empty; remove it, `_imported` and the inner `try` then.
-REFUSED_YET: set[str] = set()
-
-
 def register_peers() -> None:
     """Make the peers that are installed known to `--optim`."""
     for name in REGISTERED:
-        if find_spec(name.partition(".")[0]) is None:
-            continue
-        try:
+        if find_spec(name.partition(".")[0]) is not None:
             tamft.register(name)
-        except InputError:
-            tamft.register(name, _imported(name))
-            if name != "pytorch_optimizer.AdaBelief":
-                REFUSED_YET.add(name)
-
-
-def _imported(name: str) -> type[Optimizer]:
-    module, _, cls = name.rpartition(".")
-    return getattr(importlib.import_module(module), cls)
 
 
 def expected(name: str) -> set[str]:

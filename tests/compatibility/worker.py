@@ -54,10 +54,7 @@ def main(plan: str, results: str, folder: str, *flags: str) -> None:
 def outcome(cell, folder, refusal, *, resume):
     """ "works", "refused: reason", or "FAILS: what happened". A refusal that is not in the list is a failure."""
     from tests.compatibility.cell import check
-    from tests.compatibility.optimizers import REFUSED_YET
 
-    if cell.optimizer in REFUSED_YET:
-        return "refused: not tried before tamft.register takes dotted names"
     try:
         check(cell, folder, resume=resume)
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever goes wrong belongs into the table
