@@ -11,7 +11,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from tamft import registry
+from tamft import __version__, registry
 from tamft.doctor.finding import PROBLEM, WARNING, Finding
 from tamft.hf.compat import VERSIONS
 from tamft.optim import AdaTAMW
@@ -24,6 +24,7 @@ DRIVER = Path("/proc/driver/nvidia/version")
 
 def examine() -> Iterator[Finding]:
     """Everything there is to know without a checkpoint."""
+    yield Finding("tamft", f"{__version__} in {Path(__file__).resolve().parent.parent}")
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield from versions()
     yield from devices()

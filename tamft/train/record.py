@@ -36,7 +36,11 @@ def start(training_args: Any, facts: dict[str, Any]) -> dict[str, Any]:
         "status": "running",
         "config": {**training_args.to_dict(), **facts["config"]},
         "optimizer": {"name": str(training_args.optim.value), "args": {}, "backend": None, "state_bytes": None},
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in PACKAGES},
+            "torch": str(torch.__version__),  # with its build (+cpu, +cu124), which the package's metadata may not say
+        },
         "git": git_commit(),
         "device": device_name(training_args.device),
         "seed": training_args.seed,
