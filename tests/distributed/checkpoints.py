@@ -1,4 +1,4 @@
-"""Program: torch's distributed checkpoints. Words: "save" or "load", and the folder."""
+"""Program: torch's distributed checkpoints. Words: "save", "load", "hop" or "end", and the folder."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "AdamWMSAM": ("AdamWMSAM", {"maximize": False}),
     "AdamW": ("AdamW", {}),
 }
-FIRST, LAST = 6, 10
+FIRST, MIDDLE, LAST = 6, 8, 10
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -38,8 +38,8 @@ def ways(case: str) -> list[str]:
     return ["", "-flat", "-moved", "whole"] if case in ("TAM", "AdaTAMW") else [""]
 
 
-def go_on(model: Any, optimizer: Any) -> dict[str, Any]:
-    train(model, optimizer, FIRST, LAST)
+def go_on(model: Any, optimizer: Any, first: int = FIRST) -> dict[str, Any]:
+    train(model, optimizer, first, LAST)
     kept = {key: value for key, value in optimizer.param_groups[1].items() if key not in ("params", "scale")}
     kept["scale"] = float(optimizer.param_groups[1].get("scale", 0.0))
     scalars = [
@@ -72,7 +72,23 @@ def save(folder: Path) -> dict[str, Any]:
     return found
 
 
-def loaded(folder: Path, case: str, suffix: str) -> dict[str, Any]:
+def hop(folder: Path) -> dict[str, Any]:
+    """Two steps from the checkpoints in `folder`, and checkpoints of these."""
+    for case in CASES:
+        model, optimizer = load(folder, case, "")
+        train(model, optimizer, FIRST, MIDDLE)
+        states = dict(zip(("model", "optim"), get_state_dict(model, optimizer), strict=True))
+        dcp.save(states, checkpoint_id=folder / f"{case}-hop")
+    return {}
+
+
+def end(folder: Path) -> dict[str, Any]:
+    """The rest of the steps from what `hop` wrote."""
+    return {case: go_on(*load(folder, case, "-hop"), first=MIDDLE) for case in CASES}
+
+
+def load(folder: Path, case: str, suffix: str) -> tuple[Any, Any]:
+    """Model and optimizer as a checkpoint has them."""
     model = sharded(make())
     with torch.no_grad():
         for p in model.parameters():
@@ -91,7 +107,7 @@ def loaded(folder: Path, case: str, suffix: str) -> dict[str, Any]:
     if suffix == "-moved":
         assert all(group["moved"] for group in optimizer.param_groups)
         optimizer.eval()
-    return go_on(model, optimizer)
+    return model, optimizer
 
 
 def unsharded(folder: Path, case: str) -> dict[str, Any]:
@@ -123,13 +139,13 @@ def refused(case: str) -> list[str]:
 def main() -> None:
     dist.init_process_group("gloo")
     folder = Path(sys.argv[2])
-    if sys.argv[1] == "save":
-        report(save(folder))
+    if sys.argv[1] != "load":
+        report({"save": save, "hop": hop, "end": end}[sys.argv[1]](folder))
         return
     found: dict[str, Any] = {}
     for case in CASES:
         for suffix in ways(case):
-            found[f"{case}|{suffix}"] = loaded(folder, case, suffix)
+            found[f"{case}|{suffix}"] = go_on(*load(folder, case, suffix))
         if dist.get_world_size() == 1 and "whole" in ways(case):
             found[f"{case}|unsharded"] = unsharded(folder, case)
     found["refused"] = refused("TAM")

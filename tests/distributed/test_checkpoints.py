@@ -15,6 +15,13 @@ def test_runs_go_on(tmp_path):
     for processes in (2, 1, 3):
         check(run("checkpoints", processes, "load", str(tmp_path)), straight)
 
+    # From two processes to one, which goes on and saves, to three.
+    run("checkpoints", 1, "hop", str(tmp_path))
+    for found in run("checkpoints", 3, "end", str(tmp_path)):
+        assert set(found) == set(CASES)
+        for case in CASES:
+            assert distance(found[case]["weights"], straight[case]["weights"]) < 1e-12, case
+
 
 def check(found: list, straight: dict) -> None:
     processes = len(found)
