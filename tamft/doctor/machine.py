@@ -11,7 +11,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from tamft import __version__, registry
+from tamft import registry
 from tamft.doctor.finding import PROBLEM, WARNING, Finding
 from tamft.hf.compat import VERSIONS
 from tamft.optim import AdaTAMW
@@ -24,7 +24,7 @@ DRIVER = Path("/proc/driver/nvidia/version")
 
 def examine() -> Iterator[Finding]:
     """Everything there is to know without a checkpoint."""
-    yield Finding("tamft", f"{__version__} in {Path(__file__).resolve().parent.parent}")
+    yield own_version()
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield from versions()
     yield from devices()
@@ -33,6 +33,15 @@ def examine() -> Iterator[Finding]:
     yield from disk(Path.cwd())
     said = [f"{name}={os.environ[name]}" for name in OFFLINE if os.environ.get(name)]
     yield Finding("environment", ", ".join(said) or "none of Hugging Face's variables is set: online, default cache")
+
+
+def own_version() -> Finding:
+    """tamft's version, and where it was imported from: with two copies around, this one answers."""
+    try:
+        version = importlib.metadata.version("tamft")
+    except importlib.metadata.PackageNotFoundError:
+        version = "not installed, only imported"
+    return Finding("tamft", f"{version}, in {Path(__file__).resolve().parent.parent}")
 
 
 def requirements() -> dict[str, Requirement]:
