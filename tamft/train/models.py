@@ -28,6 +28,8 @@ def resolve(name: str) -> str:
     # A Hub name is at most `owner/name`; anything else can only have meant a folder.
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.exists():
         raise InputError(f"model {name}: there is no such folder")
+    if not name.isprintable() or not name.strip():
+        raise InputError(f"model {name!r}: this is neither a folder nor a name that the Hub could know")
     return name
 
 

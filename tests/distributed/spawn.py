@@ -8,9 +8,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from tests.conftest import ROOT
+
+shards_on_cpu = pytest.mark.skipif(
+    torch.__version__ < "2.7", reason="fully_shard of this torch does not run on a CPU (Stream.record_event)"
+)
 
 
 def _free_port() -> int:

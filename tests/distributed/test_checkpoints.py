@@ -4,9 +4,9 @@ import pytest
 
 from tests.distributed.checkpoints import CASES, ways
 from tests.distributed.model import distance
-from tests.distributed.spawn import run
+from tests.distributed.spawn import run, shards_on_cpu
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, shards_on_cpu]
 
 
 def test_runs_go_on(tmp_path):

@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 
 from tests.distributed.fsdp import STEPS
-from tests.distributed.spawn import run
+from tests.distributed.spawn import run, shards_on_cpu
 from tests.optim.cases import FEW
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, shards_on_cpu]
 
 
 def test_a_model_in_shards():

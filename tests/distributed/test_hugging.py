@@ -3,10 +3,10 @@
 import pytest
 
 from tests.distributed.model import distance
-from tests.distributed.spawn import run
+from tests.distributed.spawn import run, shards_on_cpu
 from tests.optim.cases import FEW
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, shards_on_cpu]
 OPTIMS = ("adatamw_msam", "tam", "adamw_torch")
 
 

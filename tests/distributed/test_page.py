@@ -6,12 +6,13 @@ from accelerate.commands.config import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
 from tests.conftest import ROOT
-from tests.distributed.spawn import run
+from tests.distributed.spawn import run, shards_on_cpu
 from tests.test_readme import blocks
 
 PAGE = ROOT / "docs" / "distributed.md"
 
 
+@shards_on_cpu
 @pytest.mark.slow
 def test_the_programs_run(tmp_path):
     loop, checkpoint = blocks(PAGE, "python")

@@ -86,3 +86,11 @@ def test_folder_that_is_no_model(tmp_path):
 def test_hub_name_out_of_reach():
     with pytest.raises(InputError, match="model nobody/nothing: cannot be loaded"):
         models.load_model("nobody/nothing")
+
+
+@pytest.mark.parametrize("name", ["evil\n", "a\x1b[31mb", " "])
+def test_a_name_that_nobody_can_have(name):
+    with pytest.raises(
+        InputError, match="neither a folder nor a name"
+    ):
+        models.resolve(name)
