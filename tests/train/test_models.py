@@ -90,7 +90,5 @@ def test_hub_name_out_of_reach():
 
 @pytest.mark.parametrize("name", ["evil\n", "a\x1b[31mb", " "])
 def test_a_name_that_nobody_can_have(name):
-    with pytest.raises(
-        InputError, match="neither a folder nor a name"
-    ):
+    with pytest.raises(InputError, match="neither a folder nor a name"):
         models.resolve(name)
