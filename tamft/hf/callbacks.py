@@ -62,14 +62,7 @@ def clean_weights(optimizer: Any) -> Iterator[None]:
 class TamftCallback(TrainerCallback):
     """Does nothing for optimizers that are not tamft's. Holds no state, so that checkpoints know nothing of it."""
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        optimizer: Optimizer | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         """Fill in `rho_start=warmup`: only now is the number of training steps known."""
         check_optimizer(args, unwrap(optimizer))
         name = optim_name(args)
@@ -82,26 +75,12 @@ class TamftCallback(TrainerCallback):
             for group in unwrap(optimizer).param_groups:
                 group["rho_start"] = args.get_warmup_steps(state.max_steps)
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        optimizer: Optimizer | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         """A step that GradScaler skipped has left the weights perturbed; Trainer may save right after this."""
         if is_moved(optimizer):
             bring_back(optimizer)
 
-    def on_epoch_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        optimizer: Optimizer | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         """The last chance before Trainer puts the best checkpoint's weights under an optimizer that is still away."""
         bring_back(optimizer)
 

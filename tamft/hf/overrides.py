@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 
-from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from tamft import registry
 from tamft.errors import InputError
 from tamft.hf.arguments import check_arguments, optim_name
 from tamft.hf.matrices import MatrixAndAdamW
+from tamft.hf.parsing import StrictParser
 from tamft.optim_args import nearest
 
 # Without effect where a script gives its Trainer an optimizer, or a scheduler, that it has made itself.
@@ -31,23 +32,13 @@ _BOOLEANS = ("true", "false", "yes", "no", "t", "f", "y", "n", "1", "0")
 _TOLD = "TAMFT_OVERRIDES_TOLD"
 
 
-class _Parser(HfArgumentParser):
-    """HfArgumentParser that knows what was given from what was not, and raises InputError where argparse would exit."""
+class _Parser(StrictParser):
+    """Knows what was given from what was not."""
 
     def __init__(self, cls: type) -> None:
         super().__init__(cls, allow_abbrev=False, add_help=False)
         for action in self._actions:
             action.default, action.required = argparse.SUPPRESS, False
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message.removeprefix("argument "))
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            words = [str(choice) for choice in action.choices]
-            flag = f"--{action.dest}"
-            known = f"{', '.join(registry.names())} and transformers' own" if flag == "--optim" else ", ".join(words)
-            raise InputError(f"{flag} {value!r} is not known{nearest(str(value), words)} Known: {known}")
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

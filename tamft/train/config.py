@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from torch.cuda import is_available
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
 from tamft import registry
 from tamft.errors import InputError
+from tamft.hf.parsing import StrictParser
 from tamft.registry import nearest
 from tamft.train.shipped import find_config
 from tamft.yaml_file import read_yaml
@@ -26,24 +27,6 @@ DEFAULTS: dict[str, Any] = {
 NO_OPTIM_ARGS = ("adamw_torch", "adamw_torch_fused", "adafactor")
 
 
-class _Parser(HfArgumentParser):
-    """HfArgumentParser that raises InputError where argparse prints its usage and exits."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message.removeprefix("argument "))
-
-    def _check_value(self, action: Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            words = [str(choice) for choice in action.choices]
-            flag = action.option_strings[0]
-            # Trainer knows some 50 optimizers: a list of all would hide the message.
-            listed = registry.names() if flag == "--optim" else words
-            others = " and transformers' own" if flag == "--optim" else ""
-            raise InputError(
-                f"{flag} {value!r} is not known{nearest(str(value), words)} Known: {', '.join(listed)}{others}"
-            )
-
-
 def parse(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
     """One object of each dataclass from `--config FILE.yaml` (a path or a shipped config's name) and `argv`'s flags.
 
@@ -51,7 +34,7 @@ def parse(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
     the classes has to be TrainingArguments or a subclass; tamft.register() must have been called before.
     Raises InputError for an unknown key or value in either, a broken file, and for what the dataclasses refuse.
     """
-    parser = _Parser(classes, allow_abbrev=False)
+    parser = StrictParser(classes, allow_abbrev=False)
     fields = {action.dest: action for action in parser._actions}
     parser.set_defaults(**{key: value for key, value in DEFAULTS.items() if key in fields})
     first = ArgumentParser(add_help=False, allow_abbrev=False)
