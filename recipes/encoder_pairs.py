@@ -22,7 +22,7 @@ from transformers import set_seed
 
 import tamft
 from tamft.errors import InputError
-from tamft.train import config, data, losses, models, run
+from tamft.train import config, data, dry_run, losses, models, run
 
 
 @dataclass
@@ -51,6 +51,7 @@ class PairsArguments:
     mini_batch_size: int = field(
         default=32, metadata={"help": "rows at once in the Cached… losses: memory, not result"}
     )
+    dry_run: bool = field(default=False, metadata={"help": "print steps, negatives and memory, and stop"})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "start anew in a folder that holds a run"})
 
 
@@ -82,6 +83,10 @@ def main(argv: list[str]) -> int:
 
     # 4. Loss
     loss = losses.make_loss(model, loss_name, mini_batch_size=args.mini_batch_size)
+
+    if args.dry_run:
+        run.say(dry_run.report(dry_run.pairs(argv, args, training_args, model, train, loss)))
+        return 0
 
     # 5. Trainer: sentence-transformers' own, plus a hash of the first batches and a stop at the first NaN.
     trainer = run.PairsTrainer(
