@@ -192,13 +192,19 @@ def _resume_from(wish: str, folder: Path, args: Any) -> Path | None:
     return path
 
 
-def fit(trainer: PairsTrainer, facts: dict[str, Any], checkpoint: str | None = None) -> Path:
+def fit(
+    trainer: PairsTrainer,
+    facts: dict[str, Any],
+    checkpoint: str | None = None,
+    also_save: Callable[[Path], Path] | None = None,
+) -> Path:
     """Train, save the model, keep run.json; returns the model's folder, `<output_dir>/model`.
 
     Args:
         trainer: ready to train; its args name the output folder.
         facts: what only the recipe knows: config, data, base_model.
         checkpoint: to resume from, as `prepare_output` returned it.
+        also_save: called on the main process with the model's folder, before the run counts as complete.
 
     Raises InputError before anything is written, Diverged and RunError after run.json says so; KeyboardInterrupt goes
     through after run.json says "interrupted", and so does Terminated, after a checkpoint.
@@ -209,10 +215,16 @@ def fit(trainer: PairsTrainer, facts: dict[str, Any], checkpoint: str | None = N
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock.hold(folder))
         request = stack.enter_context(stop.listening())
-        return _fit(trainer, facts, checkpoint, request)
+        return _fit(trainer, facts, checkpoint, request, also_save)
 
 
-def _fit(trainer: PairsTrainer, facts: dict[str, Any], checkpoint: str | None, request: stop.Request) -> Path:
+def _fit(
+    trainer: PairsTrainer,
+    facts: dict[str, Any],
+    checkpoint: str | None,
+    request: stop.Request,
+    also_save: Callable[[Path], Path] | None,
+) -> Path:
     folder = Path(trainer.args.output_dir)
     path = folder / "run.json"
     before = record.read_json(path) if checkpoint else None
@@ -233,6 +245,8 @@ def _fit(trainer: PairsTrainer, facts: dict[str, Any], checkpoint: str | None, r
             raise stop.Terminated(f"SIGTERM: saved after step {trainer.state.global_step}")
         check_finite(trainer.model, trainer.state.global_step)
         model = save_model(trainer)
+        if also_save is not None and trainer.is_world_process_zero():
+            also_save(model)
         keeper.write(status="complete", model_dir=MODEL_DIR)
     except BaseException as error:
         _remove_half_checkpoint(trainer)
