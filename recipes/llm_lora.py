@@ -23,7 +23,7 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import set_seed
 
 import tamft
-from tamft.train import config, data, embedder, lora, losses, models, run
+from tamft.train import config, data, dry_run, embedder, lora, losses, models, run
 from tamft.train.arguments import DataArguments, LossArguments, ModelArguments
 
 
@@ -92,6 +92,10 @@ def main(argv: list[str]) -> int:
         gather_across_devices=args.gather_across_devices,
         matryoshka_dims=args.matryoshka_dims,
     )
+
+    if args.dry_run:
+        run.say(dry_run.report(dry_run.pairs(argv, args, training_args, model, train, loss)))
+        return 0
 
     # 5. Trainer: sentence-transformers' own, plus a hash of the first batches and a stop at the first NaN.
     trainer = run.PairsTrainer(
