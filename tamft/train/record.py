@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -44,17 +45,49 @@ def start(training_args: Any, facts: dict[str, Any]) -> dict[str, Any]:
         "git": git_commit(),
         "device": device_name(training_args.device),
         "seed": training_args.seed,
+        "processes": training_args.world_size,
+        "global_batch": global_batch(training_args),
+        "negatives_per_anchor": negatives_per_anchor(training_args, facts["config"]),
         "data": facts["data"],
         "first_batches_sha256": None,
         "base_model": facts["base_model"],
+        "command": None,
+        "overlap": None,
         "steps": 0,
+        "rows_seen": None,
         "seconds": 0.0,
         "peak_memory_bytes": None,
         "loss": [],
         "telemetry": [],
+        "checks": None,
         "model_dir": None,
         "error": None,
     }
+
+
+def global_batch(args: Any) -> int:
+    """Rows for one step of the optimizer, over all processes and accumulated batches."""
+    return int(args.train_batch_size * args.world_size * args.gradient_accumulation_steps)
+
+
+def negatives_per_anchor(args: Any, config: dict[str, Any]) -> int | None:
+    """How many texts an anchor has to be told from; None for losses without negatives from the batch.
+
+    Those of its own process's batch, or of all processes' with `gather_across_devices`; never of accumulated batches.
+    """
+    if "MultipleNegativesRankingLoss" not in config["loss"]:
+        return 1 if config["loss"] == "TripletLoss" else None
+    rows = args.train_batch_size * (args.world_size if config.get("gather_across_devices") else 1)
+    return int(rows * (len(config["columns"]) - 1) - 1)
+
+
+def command_line(recipe: str, argv: list[str]) -> str:
+    """The command as one would type it; tokens are left out."""
+    words = list(argv)
+    for i, word in enumerate(words):
+        if word.startswith("--") and word.split("=")[0].endswith("token"):
+            words[i : i + 2] = [f"{word.split('=')[0]}=..."] + ([] if "=" not in word else words[i + 1 : i + 2])
+    return shlex.join(["tamft", "train", recipe, *words])
 
 
 def telemetry(history: list[dict[str, Any]]) -> list[list[Any]]:
