@@ -81,8 +81,8 @@ def count_negatives(args: Any, loss: Any, columns: int) -> Negatives | None:
 
 
 def inner(loss: Any) -> Any:
-    """The loss inside one that wraps another (Matryoshka)."""
-    while not isinstance(loss, torch.nn.Sequential) and isinstance(getattr(loss, "loss", None), torch.nn.Module):
+    """The loss inside one that wraps another (Matryoshka); a cached loss has an inner one as well, but is the loss."""
+    while not hasattr(loss, "mini_batch_size") and isinstance(getattr(loss, "loss", None), torch.nn.Module):
         loss = loss.loss
     return loss
 
