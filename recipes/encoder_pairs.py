@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
 
     # 3. Model: float32 weights, whatever the checkpoint was stored in.
     model = models.load_model(args.model, dtype=args.dtype, max_seq_length=args.max_seq_length)
-    embedder.set_prompts(model, train.dataset.column_names, training_args, args.query_prompt, args.document_prompt)
+    embedder.set_prompts(model, train.texts, training_args, args.query_prompt, args.document_prompt)
     run.say(f"{embedder.describe(model)}\n{data.describe(train)}; loss {loss_name}")
 
     # 4. Loss

@@ -9,8 +9,8 @@ The same, with the machine's cores:
     tamft train llm_lora --model all-MiniLM-L6-v2 --train_file pairs.jsonl --output_dir runs/lora --optim adatamw
 
 Every option of sentence-transformers' SentenceTransformerTrainingArguments works, in the YAML file or on the command
-line (which wins); this file's own options come first in --help. The result is <output_dir>/model, a sentence-transformers
-folder that holds the adapter, and run.json; with --save_merged also <output_dir>/merged, the whole model.
+line (which wins); this file's own options come first in --help. The result is <output_dir>/model, a sentence-
+transformers folder with the adapter, and run.json; with --save_merged true also <output_dir>/merged, the whole model.
 """
 
 import dataclasses
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
         append_eos=args.append_eos,
         load_in_4bit=args.load_in_4bit,
     )
-    embedder.set_prompts(model, train.dataset.column_names, training_args, args.query_prompt, args.document_prompt)
+    embedder.set_prompts(model, train.texts, training_args, args.query_prompt, args.document_prompt)
     lora.add_adapters(model, args, training_args)
     run.say(f"{embedder.describe(model)}; {lora.describe(model)}\n{data.describe(train)}; loss {loss_name}")
 

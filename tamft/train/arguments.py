@@ -24,7 +24,7 @@ class ModelArguments:
     max_seq_length: int | None = field(default=None, metadata={"help": "longest input in tokens (the model's own)"})
     query_prompt: str | None = field(
         default=None,
-        metadata={"help": "put before the texts of the first column, in training and by encode_query (the model's own)"},
+        metadata={"help": "put before texts of the first column, in training and by encode_query (the model's own)"},
     )
     document_prompt: str | None = field(
         default=None,

@@ -49,9 +49,6 @@ def parse(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
     for training_args in objects:
         if isinstance(training_args, TrainingArguments):
             _check_optim_args(training_args)
-            if training_args.gradient_checkpointing and training_args.gradient_checkpointing_kwargs is None:
-                # torch's other way loses the gradients of adapters whose inputs need none.
-                training_args.gradient_checkpointing_kwargs = {"use_reentrant": False}
     return objects
 
 

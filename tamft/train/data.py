@@ -45,6 +45,12 @@ class Rows:
     unused: list[str]
     source: dict[str, Any]
 
+    @property
+    def texts(self) -> list[str]:
+        """Names of the dataset's columns that hold texts."""
+        names: list[str] = self.dataset.column_names
+        return names[:2] if self.kind == SCORED else names
+
 
 def load_rows(
     file: str | None, dataset: str | None, config: str | None, split: str, columns: Sequence[str] | None

@@ -1,4 +1,4 @@
-"""From token vectors to a sentence's: pooling, padding, EOS and prompts, set before training and saved with the model."""
+"""From token vectors to a sentence's: pooling, padding, EOS, prompts, set before training and saved with the model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,12 +6,10 @@ from typing import Any
 from tamft.errors import InputError
 
 POOLINGS = ("lasttoken", "mean", "cls")
-QUERY, DOCUMENT = "query", "document"  # the names that encode_query and encode_document look for
+QUERY, DOCUMENT_NAMES = "query", ("document", "passage", "corpus")  # as encode_query and encode_document look for them
 
 
-def prepare(
-    model: Any, name: str, *, plain: bool, pooling: str | None = None, append_eos: bool | None = None
-) -> None:
+def prepare(model: Any, name: str, *, plain: bool, pooling: str | None = None, append_eos: bool | None = None) -> None:
     """Give a SentenceTransformer the pooling asked for, and the padding, pad token and EOS token that it needs.
 
     Args:
@@ -19,7 +17,7 @@ def prepare(
         name: how the user called it, for errors.
         plain: it comes from plain transformers, so pooling and padding are ours to choose; a sentence-transformers
             model keeps what it was trained with.
-        pooling: one of POOLINGS; None: the model's own, for a plain decoder the last token, for a plain encoder the mean.
+        pooling: one of POOLINGS; None: the model's own, for a plain decoder the last token, else the mean.
         append_eos: end every text with the EOS token, also a truncated one. None: where a last-token pooling that was
             chosen here would otherwise read whatever word comes last. False: leave the tokenizer as it is.
 
@@ -30,7 +28,9 @@ def prepare(
     places = [key for key, module in model.named_children() if isinstance(module, Pooling)]
     if not places:
         if pooling or append_eos:
-            raise InputError(f"model {name}: has no pooling of its own to change; leave --pooling and --append_eos away")
+            raise InputError(
+                f"model {name}: has no pooling that could be changed; leave --pooling and --append_eos away"
+            )
         return
     old = model.get_submodule(places[0])
     decoder = is_decoder(model[0].auto_model.config)
@@ -72,9 +72,10 @@ def set_prompts(
 ) -> None:
     """Store the prompts in the model, and have training put them before the texts of the columns.
 
-    The first column holds queries, the others documents; a number is no text. None keeps the model's own prompt, so that
-    a model that has prompts is trained with them; "" takes it away. Training sees what encode_query and
-    encode_document will do.
+    Args:
+        columns: of texts: the first holds queries, the others documents.
+        training_args: its `prompts` are set; what encode_query and encode_document will do is what training sees.
+        query, document: None keeps the model's own prompt, so that a model with prompts trains with them; "" is none.
 
     Raises InputError where --prompts of sentence-transformers is given as well.
     """
@@ -82,11 +83,12 @@ def set_prompts(
         if query is not None or document is not None:
             raise InputError("--prompts cannot be combined with --query_prompt and --document_prompt: give one of them")
         return
-    for name, prompt in ((QUERY, query), (DOCUMENT, document)):
+    for name, prompt in ((QUERY, query), (DOCUMENT_NAMES[0], document)):
         if prompt is not None:
             model.prompts[name] = prompt
     first, *others = columns
-    prompts = {first: model.prompts.get(QUERY), **dict.fromkeys(others, model.prompts.get(DOCUMENT))}
+    document = next((model.prompts[name] for name in DOCUMENT_NAMES if model.prompts.get(name) is not None), None)
+    prompts = {first: model.prompts.get(QUERY), **dict.fromkeys(others, document)}
     training_args.prompts = {column: prompt for column, prompt in prompts.items() if prompt} or None
 
 
@@ -120,8 +122,6 @@ def _append_eos(tokenizer: Any, name: str) -> None:
     from tokenizers.processors import TemplateProcessing
 
     eos = tokenizer.eos_token
-    end = TemplateProcessing(
-        single=["$A", eos], pair=["$A", "$B", eos], special_tokens=[(eos, tokenizer.eos_token_id)]
-    )
+    end = TemplateProcessing(single=["$A", eos], pair=["$A", "$B", eos], special_tokens=[(eos, tokenizer.eos_token_id)])
     before = backend.post_processor
     backend.post_processor = Processors([before, end]) if before is not None else end

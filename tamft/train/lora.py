@@ -18,7 +18,7 @@ def check(args: Any, training_args: Any) -> None:
     """Refuse LoRA options that are out of range or do not go together, before anything is loaded.
 
     Args:
-        args: the recipe's options `lora_*`, `use_rslora`, `use_dora`, `loraplus_lr_ratio`, `load_in_4bit`, `save_merged`.
+        args: the recipe's options: lora_*, use_rslora, use_dora, loraplus_lr_ratio, load_in_4bit, save_merged.
         training_args: TrainingArguments.
 
     Raises InputError.
@@ -154,17 +154,18 @@ def save_merged(adapter: Path, dtype: str = "float32") -> Path:
         dtype: of the weights, as in training; one of models.DTYPES.
     """
     import torch
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft import PeftModel
     from sentence_transformers import SentenceTransformer
 
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
-    model = SentenceTransformer(str(adapter), device="cpu", model_kwargs={"dtype": kind}, trust_remote_code=False)
-    inner = model[0].auto_model
-    for name, layer in list(inner.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
-            layer.merge(safe_merge=True)
-            inner.set_submodule(name, layer.get_base_layer())
-    inner.delete_adapter(list(inner.peft_config))
+    options = {"dtype": kind, "trust_remote_code": False}
+    model = SentenceTransformer(str(adapter), device="cpu", model_kwargs=options)
+    # Through PeftModel, because a transformers model that has loaded an adapter itself saves under peft's names.
+    inner = model[0].model
+    base = inner.peft_config["default"].base_model_name_or_path
+    model[0].model = None  # not twice in memory
+    whole = type(inner).from_pretrained(base, config=inner.config, **options)
+    model[0].model = PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload(safe_merge=True)
     target, fresh = adapter.parent / "merged", adapter.parent / ".merged.new"
     shutil.rmtree(fresh, ignore_errors=True)
     model.save_pretrained(str(fresh))
