@@ -25,7 +25,9 @@ def test_the_same_text(one, other):
     assert normalise(one) == normalise(other)
 
 
-@pytest.mark.parametrize(("one", "other"), [("a card", "the card"), ("की", "का"), ("??", "!"), ("1.5", "16"), ("", "a")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("a card", "the card"), ("की", "का"), ("??", "!"), ("1.5", "16"), ("", "a")]
+)
 def test_not_the_same_text(one, other):
     assert hash_text(one) != hash_text(other)
 
@@ -80,7 +82,9 @@ def test_beside_a_checkpoint(tmp_path):
     assert find(checkpoint) == tmp_path / NAME
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b'{"format": 1}\n', "cut", b'{"format": 1, "texts": 1, "kept": 1, "below": 9}\n'])
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b'{"format": 1}\n', "cut", b'{"format": 1, "texts": 1, "kept": 1, "below": 9}\n']
+)
 def test_a_damaged_file_is_named(tmp_path, damage):
     path = write(make(TEXTS), tmp_path)
     path.write_bytes(path.read_bytes()[:-1] if damage == "cut" else damage)

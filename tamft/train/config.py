@@ -52,6 +52,18 @@ def parse(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
     return objects
 
 
+def origins(argv: Sequence[str]) -> dict[str, str]:
+    """Option -> "command line", the config's file name, or "recipe" (its default is not Trainer's)."""
+    found = dict.fromkeys(DEFAULTS, "recipe")
+    flags = [word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")]
+    first = ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    if name := first.parse_known_args(list(argv))[0].config:
+        path = find_config(name)
+        found |= {str(key).replace("-", "_"): path.name for key, value in read_yaml(path).items() if value is not None}
+    return found | dict.fromkeys(flags, "command line")
+
+
 def _yaml_tokens(path: Path, fields: dict[str, Action]) -> list[str]:
     """The config as command-line words, so that argparse checks its values like the user's own."""
     content = read_yaml(path)

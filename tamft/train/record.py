@@ -46,8 +46,10 @@ def start(training_args: Any, facts: dict[str, Any]) -> dict[str, Any]:
         "device": device_name(training_args.device),
         "seed": training_args.seed,
         "processes": training_args.world_size,
-        "global_batch": global_batch(training_args),
-        "negatives_per_anchor": negatives_per_anchor(training_args, facts["config"]),
+        "global_batch": training_args.train_batch_size
+        * training_args.world_size
+        * training_args.gradient_accumulation_steps,
+        "negatives_per_anchor": None,
         "data": facts["data"],
         "first_batches_sha256": None,
         "base_model": facts["base_model"],
@@ -63,22 +65,6 @@ def start(training_args: Any, facts: dict[str, Any]) -> dict[str, Any]:
         "model_dir": None,
         "error": None,
     }
-
-
-def global_batch(args: Any) -> int:
-    """Rows for one step of the optimizer, over all processes and accumulated batches."""
-    return int(args.train_batch_size * args.world_size * args.gradient_accumulation_steps)
-
-
-def negatives_per_anchor(args: Any, config: dict[str, Any]) -> int | None:
-    """How many texts an anchor has to be told from; None for losses without negatives from the batch.
-
-    Those of its own process's batch, or of all processes' with `gather_across_devices`; never of accumulated batches.
-    """
-    if "MultipleNegativesRankingLoss" not in config["loss"]:
-        return 1 if config["loss"] == "TripletLoss" else None
-    rows = args.train_batch_size * (args.world_size if config.get("gather_across_devices") else 1)
-    return int(rows * (len(config["columns"]) - 1) - 1)
 
 
 def command_line(recipe: str, argv: list[str]) -> str:

@@ -20,13 +20,24 @@ from tamft import registry
 from tamft.errors import InputError
 from tamft.hf.checkpoints import checkpoints
 from tamft.hf.resume import check_optimizer, choose, newest
-from tamft.train import failures, lock, record, stop
+from tamft.train import estimate, failures, lock, record, stop
 from tamft.train.failures import Diverged, Ended, RunError
 from tamft.train.launch import EXIT_FILE
 from tamft.train.saving import MODEL_DIR, Finish, save_model
 from tamft.train.trainer import PairsTrainer
 
-__all__ = ["MODEL_DIR", "Bar", "Diverged", "PairsTrainer", "RunError", "command", "fit", "prepare_output", "save_model", "say"]
+__all__ = [
+    "MODEL_DIR",
+    "Bar",
+    "Diverged",
+    "PairsTrainer",
+    "RunError",
+    "command",
+    "fit",
+    "prepare_output",
+    "save_model",
+    "say",
+]
 
 AUTO = "auto"  # --resume_from_checkpoint auto: go on where there is something to go on from, else start
 _RANK = failures.RANK
@@ -195,6 +206,8 @@ def _fit(
     content = record.start(trainer.args, facts)
     content["first_batches_sha256"] = (before or {}).get("first_batches_sha256")
     content["command"] = _command
+    negatives = estimate.count_negatives(trainer.args, trainer.loss, len(trainer.train_dataset.column_names))
+    content["negatives_per_anchor"] = negatives.total if negatives else None
     keeper = RunCallback(trainer, path, content, request)
     finish = Finish(trainer, content)
     trainer.add_callback(keeper)

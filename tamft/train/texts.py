@@ -39,7 +39,9 @@ def note(overlap: dict[str, int] | None) -> str | None:
 def _texts(dataset: Any) -> Iterator[str]:
     from tqdm.auto import tqdm
 
-    rows = tqdm(dataset.iter(1000), total=-(-len(dataset) // 1000), desc="hashing texts", disable=len(dataset) < BAR_FROM)
+    rows = tqdm(
+        dataset.iter(1000), total=-(-len(dataset) // 1000), desc="hashing texts", disable=len(dataset) < BAR_FROM
+    )
     for batch in rows:
         for column in batch.values():
             yield from (text for text in column if isinstance(text, str))
