@@ -54,9 +54,7 @@ def pairs(argv: Sequence[str], options: Any, args: Any, model: Any, data: Any, l
         return model(inputs), inputs["input_ids"].numel()
 
     what = f"{len(dataset)} {data.kind} from {', '.join(data.columns)}"
-    return Work(
-        argv, (options, args), args, model, len(dataset), what, lengths, model.max_seq_length, forward, loss
-    )
+    return Work(argv, (options, args), args, model, len(dataset), what, lengths, model.max_seq_length, forward, loss)
 
 
 def classified(argv: Sequence[str], options: Any, args: Any, model: Any, tokenizer: Any, rows: Any) -> Work:
