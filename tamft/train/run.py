@@ -22,7 +22,7 @@ from tamft import registry
 from tamft.errors import InputError
 from tamft.hf.checkpoints import checkpoints
 from tamft.hf.resume import check_optimizer, choose, is_over, newest
-from tamft.train import lock, record, stop
+from tamft.train import lock, lora, record, stop
 from tamft.train.launch import EXIT_FILE
 
 FIRST_BATCHES = 4
@@ -67,6 +67,12 @@ class PairsTrainer(SentenceTransformerTrainer):
         if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer):
             kwargs = {key: value for key, value in kwargs.items() if key not in ("params", "model", "optimizer_dict")}
             cls([torch.nn.Parameter(torch.zeros(1, device=self.args.device))], **kwargs)
+
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+        if lora.has_adapter(self.model):
+            lora.load_weights(self.model, Path(checkpoint_path))
+        else:
+            super()._load_from_checkpoint(checkpoint_path)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         return ([], None) if is_over(self) else super().get_batch_samples(*args, **kwargs)
