@@ -89,7 +89,9 @@ def main(argv: list[str]) -> int:
 
     # 4. Texts become tokens.
     def encode(rows: dict[str, list]) -> dict[str, list]:
-        encoded = tokenizer(*[rows[name] for name in args.text_columns], truncation=True, max_length=args.max_seq_length)
+        encoded = tokenizer(
+            *[rows[name] for name in args.text_columns], truncation=True, max_length=args.max_seq_length
+        )
         try:
             return {**encoded, "labels": [numbers[name] for name in rows[args.label_column]]}
         except KeyError as error:
