@@ -16,7 +16,7 @@ class ModelArguments:
 
     config: str | None = field(default=None, metadata={"help": "YAML file, or name of a shipped config"})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "start anew in a folder that holds a run"})
-    dry_run: bool = field(default=False, metadata={"help": "say what would be trained, and stop"})
+    dry_run: bool = field(default=False, metadata={"help": "print options, steps, negatives, memory; write nothing"})
     model: str = field(default=MINILM, metadata={"help": "folder or Hub name of the model to start from"})
     dtype: Literal[DTYPES] = field(
         default="float32", metadata={"help": "of the weights; --bf16 computes in bf16 over float32 weights"}
@@ -33,21 +33,29 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
-    """The rows to train on, and those for the evaluation loss."""
+class RowsArguments:
+    """The rows to work on."""
 
     train_file: str | None = field(
         default=None, metadata={"help": ".jsonl, .csv or .parquet; used instead of --dataset"}
     )
-    eval_file: str | None = field(default=None, metadata={"help": "the same for the evaluation loss (--eval_strategy)"})
     dataset: str | None = field(default=None, metadata={"help": "name of a dataset on the Hub"})
     dataset_config: str | None = field(default=None, metadata={"help": "its configuration"})
     train_split: str = field(default="train", metadata={"help": "its split, for example train[:10000]"})
-    eval_split: str | None = field(default=None, metadata={"help": "its split for the evaluation loss"})
     columns: list[str] | None = field(
         default=None,
         metadata={"help": "columns to use, in order: two texts (pairs), more (triplets), or two and a number"},
     )
+
+
+@dataclass
+class DataArguments(RowsArguments):
+    """The rows to train on, and those for the evaluation loss."""
+
+    eval_file: str | None = field(
+        default=None, metadata={"help": "like train_file, for the evaluation loss (--eval_strategy)"}
+    )
+    eval_split: str | None = field(default=None, metadata={"help": "the dataset's split for the evaluation loss"})
 
 
 @dataclass

@@ -93,7 +93,9 @@ def find(name: str) -> Path:
     known = shipped.recipes() | shipped.configs() | shipped.presets()
     bare = re.sub(r"\.(py|ya?ml)$", "", name)
     if bare not in known:
-        raise InputError(f"nothing that is shipped is called {name!r}{nearest(bare, known)} `tamft recipes ls` lists it")
+        raise InputError(
+            f"nothing that is shipped is called {name!r}{nearest(bare, known)} `tamft recipes ls` lists it"
+        )
     return known[bare]
 
 

@@ -54,9 +54,21 @@ def pairs(argv: Sequence[str], options: Any, args: Any, model: Any, data: Any, l
         return model(inputs), inputs["input_ids"].numel()
 
     what = f"{len(dataset)} {data.kind} from {', '.join(data.columns)}"
-    return Work(
-        argv, (options, args), args, model, len(dataset), what, lengths, model.max_seq_length, forward, loss
-    )
+    return Work(argv, (options, args), args, model, len(dataset), what, lengths, model.max_seq_length, forward, loss)
+
+
+def classified(argv: Sequence[str], options: Any, args: Any, model: Any, tokenizer: Any, rows: Any) -> Work:
+    """Work of a plain Trainer over `rows` that are tokens already."""
+    chosen = random.Random(0).sample(range(len(rows)), min(SAMPLE, len(rows)))
+    lengths = [len(ids) for ids in rows.select(chosen)["input_ids"]]
+    first = tokenizer.pad({key: [rows[chosen[0]][key]] for key in ("input_ids", "attention_mask")}, return_tensors="pt")
+
+    def forward(count: int) -> tuple[Any, int]:
+        inputs = {key: value.repeat(count, 1).to(model.device) for key, value in first.items()}
+        return model(**inputs), inputs["input_ids"].numel()
+
+    what = f"{len(rows)} rows, already cut"
+    return Work(argv, (options, args), args, model, len(rows), what, {"text": lengths}, None, forward)
 
 
 def report(work: Work) -> str:
