@@ -129,7 +129,7 @@ def _memory(work: Work) -> list[str]:
         "gradients": sum(p.numel() * p.element_size() for p in trainable) / shards,
         "optimizer state": estimate.state_bytes(args, model) / shards,
     }
-    found = estimate.activations(work.forward, args)
+    found = estimate.activations(model, work.forward, args)
     if args.gradient_checkpointing:
         found = estimate.checkpointed(found, model)
     at_once = estimate.tokens_at_once(work.loss, work.lengths, args.per_device_train_batch_size, work.limit)

@@ -123,8 +123,8 @@ def _state_of(cls: Any, kwargs: dict[str, Any], shape: tuple[int, int], device: 
     return record.state_bytes(optimizer)
 
 
-def activations(run: Callable[[int], tuple[Any, int]], args: Any) -> Activations:
-    """Measure what a forward pass keeps, under the autocast of `args`, and how it grows.
+def activations(model: torch.nn.Module, run: Callable[[int], tuple[Any, int]], args: Any) -> Activations:
+    """Measure what a forward pass keeps beside the weights, under the autocast of `args`, and how it grows.
 
     Args:
         run: makes a forward pass over as many copies of a row as it is told, returns (output, padded tokens).
@@ -134,20 +134,21 @@ def activations(run: Callable[[int], tuple[Any, int]], args: Any) -> Activations
     kept, tokens = [], []
     for rows in (1, 2):
         with torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            size, count = _kept(run, rows)
+            size, count = _kept(model, run, rows)
         kept.append(size)
         tokens.append(count)
     per_token = (kept[1] - kept[0]) / (tokens[1] - tokens[0])
     return Activations(max(kept[0] - per_token * tokens[0], 0.0), per_token)
 
 
-def _kept(run: Callable[[int], tuple[Any, int]], rows: int) -> tuple[int, int]:
-    """Bytes that autograd holds after a forward pass, parameters left out, and the pass's padded tokens."""
+def _kept(model: torch.nn.Module, run: Callable[[int], tuple[Any, int]], rows: int) -> tuple[int, int]:
+    """Bytes that autograd holds after a forward pass, weights left out, and the pass's padded tokens."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     held: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):
-            storage = tensor.untyped_storage()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
             held[storage.data_ptr()] = storage.nbytes()
         return tensor
 
