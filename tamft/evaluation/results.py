@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
 
 PROVENANCE = "tamft_provenance.jsonl"
-PROVENANCE_KEYS = ("device", "dtype", "batch", "command", "warning")
+PROVENANCE_KEYS = ("device", "dtype", "batch", "command", "warning", "overlap")
 
 
 class Results(ResultCache):

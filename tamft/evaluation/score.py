@@ -51,7 +51,8 @@ def evaluate(
         Records, in the order models × tasks × (split, subset), with the keys model (as typed), name, revision, task,
         split, subset, metric, main_score (None unless ok), reason, status ("ok", "failed", "missing"), mteb_version,
         dataset_revision, device, dtype, batch, seconds (mteb's time for the task, loading apart; for all its splits and
-        subsets together), command. For a stored score, device to command are those of the run that made it.
+        subsets together), command, overlap ({texts, of}: test texts that are in the model's training data, see
+        `tamft.evaluation.overlap`; None: not known). For a stored score, device to command are those of the run that made it.
 
     Raises:
         InputError: anything that can be known before the work begins; nothing has been written then.
@@ -69,10 +70,12 @@ def evaluate(
     _check(names, batch_size=batch_size, device=device, results=folder, json_file=json_file)
 
     from tamft.evaluation.identity import identify
+    from tamft.evaluation.overlap import fingerprint_of
     from tamft.evaluation.tasks import get_tasks
 
     chosen = get_tasks(tasks, suite=suite, languages=languages)
     identities = [identify(name) for name in names]
+    trained_on = {identity.typed: fingerprint_of(identity) for identity in identities}
 
     from tqdm.auto import tqdm
 
@@ -86,7 +89,15 @@ def evaluate(
     with tqdm(total=len(identities) * len(chosen), unit="task", disable=None, file=sys.stderr) as bar:
         for identity in identities:
             label = short[identity.typed]
-            scorer = Scorer(identity, cache, label=label, batch_size=batch_size, device=device, command=command)
+            scorer = Scorer(
+                identity,
+                cache,
+                label=label,
+                batch_size=batch_size,
+                device=device,
+                command=command,
+                trained_on=trained_on[identity.typed],
+            )
             for task in chosen:
                 bar.set_description(f"{task.metadata.name} · {label}")
                 records += scorer.records(task)

@@ -14,9 +14,11 @@ from mteb.abstasks import AbsTask
 from mteb.results import TaskResult
 from tqdm.auto import tqdm
 
+from tamft.evaluation import overlap
 from tamft.evaluation.identity import Identity
 from tamft.evaluation.load import load
 from tamft.evaluation.results import Results
+from tamft.fingerprints import Fingerprint
 
 Record = dict[str, Any]
 
@@ -33,6 +35,7 @@ class Scorer:
         batch_size: int,
         device: str | None,
         command: str | None,
+        trained_on: Fingerprint | None = None,
     ) -> None:
         self.identity = identity
         self.cache = cache
@@ -40,6 +43,8 @@ class Scorer:
         self.batch = batch_size
         self.device = device
         self.command = command
+        self.trained_on = trained_on
+        self.overlap: Any = None  # of the task that was loaded last
         self.encoder: Any = None
         self.warning: str | None = None
         self.unusable: str | None = None  # why the model cannot be loaded: the same for all its tasks
@@ -83,6 +88,7 @@ class Scorer:
             try:
                 if not task.is_aggregate:
                     task.load_data()
+                    self.overlap = overlap.count(task, self.trained_on)
             except Exception as error:  # noqa: BLE001 - data sets come with their own loading code; told apart here
                 if _is_unavailable(error):
                     return "missing", f"the data is not in the local cache and cannot be fetched ({_brief(error)})"
@@ -135,6 +141,7 @@ class Scorer:
             "batch": self.batch,
             "command": self.command,
             "warning": self.warning,
+            "overlap": self.overlap,
         }
 
     def _from_result(self, task: AbsTask, result: TaskResult, provenance: dict[str, Any]) -> list[Record]:
@@ -174,6 +181,7 @@ class Scorer:
             "mteb_version": mteb.__version__,
             "dataset_revision": task.metadata.revision,
             **{key: provenance[key] for key in ("device", "dtype", "batch", "seconds", "command")},
+            "overlap": overlap.pick(provenance["overlap"], split, subset),
         }
 
 

@@ -54,9 +54,9 @@ def count_steps(args: Any, rows: int) -> Steps:
     """Optimizer steps of a training over `rows` rows, as Trainer counts them."""
     processes = args.world_size
     per_process = args.train_batch_size  # already times the GPUs of one process
-    batches = rows // per_process if args.dataloader_drop_last else math.ceil(rows / per_process)
-    # accelerate gives every process the same number of batches: the last ones are filled up, or dropped
-    mine = batches // processes if args.dataloader_drop_last else math.ceil(batches / processes)
+    mine, rest = divmod(rows, per_process * processes)
+    # the rest is shared out equally (see batches.Shares), if there is a row for every process
+    mine += rest >= processes and not args.dataloader_drop_last
     per_epoch = max(math.ceil(mine / args.gradient_accumulation_steps), 1)
     total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
     batch = per_process * args.gradient_accumulation_steps * processes

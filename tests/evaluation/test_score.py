@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
 KEYS = [
     *("model", "name", "revision", "task", "split", "subset", "metric", "main_score", "reason", "status"),
-    *("mteb_version", "dataset_revision", "device", "dtype", "batch", "seconds", "command"),
+    *("mteb_version", "dataset_revision", "device", "dtype", "batch", "seconds", "command", "overlap"),
 ]
 
 
@@ -63,6 +63,7 @@ def test_a_record(score, tiny_model):
         "dtype": "float32",
         "batch": 4,
         "command": "how it was made",
+        "overlap": None,
     }
 
 
