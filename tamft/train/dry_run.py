@@ -12,7 +12,6 @@ import torch
 from tamft.train import config, estimate
 
 SAMPLE = 1000  # rows whose tokens are counted
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def report(work: Work) -> str:
     steps = estimate.count_steps(args, work.rows)
     trained, total = estimate.parameters(model)
     lines = ["dry run: nothing is written", "", "options that are set", *_options(work), ""]
-    lines.append(f"model      {trained:,} of {total:,} parameters are trained ({trained / total:.2%})")
+    lines.append(f"trained    {trained:,} of {total:,} parameters ({trained / total:.2%})")
     lines.append(f"data       {work.what}")
     lines.append(f"tokens     {_tokens(work)}")
     lines.append(
@@ -135,15 +134,17 @@ def _memory(work: Work) -> list[str]:
     at_once = estimate.tokens_at_once(work.loss, work.lengths, args.per_device_train_batch_size, work.limit)
     rough = found.fixed + found.per_token * at_once
     lines = ["memory of each process"]
-    lines += [f"  {name:<16} {size / GIB:9.3f} GiB" for name, size in exact.items()]
+    lines += [f"  {name:<16} {_size(size)}" for name, size in exact.items()]
     lines.append(
-        f"  {'activations':<16} {rough / GIB:9.3f} GiB   rough estimate: what a forward pass of two rows keeps, scaled to "
+        f"  {'activations':<16} {_size(rough)}   rough estimate: what a forward pass of two rows keeps, scaled to "
         f"{at_once:,.0f} padded tokens at once"
     )
-    lines.append(
-        f"  {'sum':<16} {(sum(exact.values()) + rough) / GIB:9.3f} GiB   "
-        "and what kernels, libraries and fragmentation take"
-    )
+    whole = sum(exact.values()) + rough
+    lines.append(f"  {'sum':<16} {_size(whole)}   and what kernels, libraries and fragmentation take")
     if args.device.type == "cuda":
-        lines.append(f"  {'this GPU':<16} {torch.cuda.get_device_properties(args.device).total_memory / GIB:9.3f} GiB")
+        lines.append(f"  {'this GPU':<16} {_size(torch.cuda.get_device_properties(args.device).total_memory)}")
     return lines
+
+
+def _size(size: float) -> str:
+    return f"{size / 2**30:8.2f} GiB" if size >= 2**30 else f"{size / 2**20:8.2f} MiB"

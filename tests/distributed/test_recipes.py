@@ -24,8 +24,14 @@ RUNS = {
     "adapters": ("llm_lora", [*LORA, "--save_merged", "true", "--learning_rate", 0.5]),
     "adapters, ranking": ("llm_lora", [*LORA, "--loss", "MultipleNegativesRankingLoss", "--optim", "adatamw"]),
     "uneven": ("encoder_pairs", ["--train_file", "rows27"]),
-    "saved": ("llm_lora", ["--optim", "adamw_msam", "--save_strategy", "steps", "--save_steps", 2, "--max_steps", 5, *KEPT]),
-    "resumed": ("llm_lora", ["--optim", "adamw_msam", "--max_steps", 5, "--resume_from_checkpoint", "saved/checkpoint-2"]),
+    "saved": (
+        "llm_lora",
+        ["--optim", "adamw_msam", "--save_strategy", "steps", "--save_steps", 2, "--max_steps", 5, *KEPT],
+    ),
+    "resumed": (
+        "llm_lora",
+        ["--optim", "adamw_msam", "--max_steps", 5, "--resume_from_checkpoint", "saved/checkpoint-2"],
+    ),
 }
 
 SAME = [name for name in RUNS if name not in ("uneven", "saved", "resumed")]
