@@ -19,7 +19,7 @@ class Work:
     """What a recipe knows when model and data are ready.
 
     lengths: column -> tokens of its texts (a sample), uncut. limit: tokens after which texts are cut. forward: a forward
-    pass over that many copies of a row -> (output, padded tokens). loss: of sentence-transformers, or None.
+    pass over that many copies of a row -> (the tensor that the loss reads, padded tokens). loss: of sentence-transformers, or None.
     """
 
     argv: Sequence[str]
@@ -30,7 +30,7 @@ class Work:
     what: str
     lengths: Mapping[str, Sequence[int]]
     limit: int | None
-    forward: Callable[[int], tuple[Any, int]]
+    forward: Callable[[int], tuple[torch.Tensor, int]]
     loss: Any = None
 
 
@@ -47,10 +47,10 @@ def pairs(argv: Sequence[str], options: Any, args: Any, model: Any, data: Any, l
     }
     text = max((texts[column][0] for column in texts), key=len)
 
-    def forward(count: int) -> tuple[Any, int]:
+    def forward(count: int) -> tuple[torch.Tensor, int]:
         inputs = model.preprocess([text] * count)
         inputs = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in inputs.items()}
-        return model(inputs), inputs["input_ids"].numel()
+        return model(inputs)["sentence_embedding"], inputs["input_ids"].numel()
 
     what = f"{len(dataset)} {data.kind} from {', '.join(data.columns)}"
     return Work(argv, (options, args), args, model, len(dataset), what, lengths, model.max_seq_length, forward, loss)
@@ -62,9 +62,9 @@ def classified(argv: Sequence[str], options: Any, args: Any, model: Any, tokeniz
     lengths = [len(ids) for ids in rows.select(chosen)["input_ids"]]
     first = tokenizer.pad({key: [rows[chosen[0]][key]] for key in ("input_ids", "attention_mask")}, return_tensors="pt")
 
-    def forward(count: int) -> tuple[Any, int]:
+    def forward(count: int) -> tuple[torch.Tensor, int]:
         inputs = {key: value.repeat(count, 1).to(model.device) for key, value in first.items()}
-        return model(**inputs), inputs["input_ids"].numel()
+        return model(**inputs).logits, inputs["input_ids"].numel()
 
     what = f"{len(rows)} rows, already cut"
     return Work(argv, (options, args), args, model, len(rows), what, {"text": lengths}, None, forward)
@@ -76,7 +76,10 @@ def report(work: Work) -> str:
     steps = estimate.count_steps(args, work.rows)
     trained, total = estimate.parameters(model)
     lines = ["dry run: nothing is written", "", "options that are set", *_options(work), ""]
-    lines.append(f"trained    {trained:,} of {total:,} parameters ({trained / total:.2%})")
+    used = estimate.reached(work.forward(1)[0])
+    idle = trained - sum(p.numel() for p in used)
+    note = f"; {idle:,} of them get no gradient, because the loss does not read them" if idle else ""
+    lines.append(f"trained    {trained:,} of {total:,} parameters ({trained / total:.2%}){note}")
     lines.append(f"data       {work.what}")
     lines.append(f"tokens     {_tokens(work)}")
     lines.append(
@@ -94,7 +97,7 @@ def report(work: Work) -> str:
             else "negatives  none: this loss reads scores"
         )
     lines.append(f"steps      {steps.total} ({steps.per_epoch} in an epoch), {steps.warmup} of them warm-up")
-    return "\n".join([*lines, "", *_memory(work)])
+    return "\n".join([*lines, "", *_memory(work, used)])
 
 
 def _options(work: Work) -> list[str]:
@@ -117,16 +120,15 @@ def _tokens(work: Work) -> str:
     return f"{text} (a text, of {whole}); {cut.mean() * len(work.lengths) * work.rows:,.0f} in an epoch"
 
 
-def _memory(work: Work) -> list[str]:
+def _memory(work: Work, used: Sequence[torch.nn.Parameter]) -> list[str]:
     args, model = work.args, work.model
-    trainable = [p for p in model.parameters() if p.requires_grad]
     # Trainer's own flag, or accelerate's config
     sharded = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     shards = args.world_size if sharded else 1
     exact = {
         "weights": sum(p.numel() * p.element_size() for p in model.parameters()) / shards,
-        "gradients": sum(p.numel() * p.element_size() for p in trainable) / shards,
-        "optimizer state": estimate.state_bytes(args, model) / shards,
+        "gradients": sum(p.numel() * p.element_size() for p in used) / shards,
+        "optimizer state": estimate.state_bytes(args, model, used) / shards,
     }
     found = estimate.activations(model, work.forward, args)
     if args.gradient_checkpointing:

@@ -93,8 +93,23 @@ def parameters(model: torch.nn.Module) -> tuple[int, int]:
     return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
 
 
-def state_bytes(args: Any, model: torch.nn.Module) -> int:
-    """Bytes of the optimizer's state over the trainable weights of `model`.
+def reached(output: torch.Tensor) -> list[torch.nn.Parameter]:
+    """The weights that get a gradient from `output`; BERT's pooler, for one, gets none from a mean of its tokens."""
+    found: dict[int, torch.nn.Parameter] = {}
+    seen, todo = set(), [output.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (weight := getattr(node, "variable", None)) is not None:
+            found[id(weight)] = weight
+        todo += [parent for parent, _ in node.next_functions]
+    return list(found.values())
+
+
+def state_bytes(args: Any, model: torch.nn.Module, weights: Sequence[torch.nn.Parameter]) -> int:
+    """Bytes of the optimizer's state over `weights` of `model`: those that get a gradient.
 
     The optimizer takes a step over two small matrices, which tells its bytes per number and per tensor: exact where the
     state has the shape of the weights, an upper bound where it is factored (adafactor).
@@ -111,8 +126,7 @@ def state_bytes(args: Any, model: torch.nn.Module) -> int:
     counts = [math.prod(shape) for shape in SHAPES]
     per_number = (large - small) / (counts[1] - counts[0])
     per_tensor = small - per_number * counts[0]
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    return round(per_number * sum(p.numel() for p in trainable) + per_tensor * len(trainable))
+    return round(per_number * sum(p.numel() for p in weights) + per_tensor * len(weights))
 
 
 def _state_of(cls: Any, kwargs: dict[str, Any], shape: tuple[int, int], device: torch.device) -> int:

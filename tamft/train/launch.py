@@ -131,8 +131,11 @@ def _accelerate_config(name: str | None) -> tuple[Path, dict[str, Any]] | None:
 
     if name is None and not Path(default_config_file).is_file():
         return None
-    path = find_preset(name) if name is not None else Path(default_config_file)
-    content = read_yaml(path, f"--accelerate_config {path}")
+    try:
+        path = find_preset(name) if name is not None else Path(default_config_file)
+        content = read_yaml(path, f"--accelerate_config {path}")
+    except InputError as error:
+        raise InputError(f"{error}; make one: accelerate config") from error
     if not isinstance(content, dict):
         raise InputError(f"--accelerate_config {path}: is not a config of accelerate; make one: accelerate config")
     return path, content

@@ -134,19 +134,29 @@ def test_state_is_what_a_step_leaves(name, tmp_path):
             optimizer.train()
         model(torch.ones(3, 8)).sum().backward()
         optimizer.step()
-    assert estimate.state_bytes(args, model) == record.state_bytes(optimizer)
+    assert estimate.state_bytes(args, model, trained) == record.state_bytes(optimizer)
+
+
+def test_weights_that_get_a_gradient(tiny_model):
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    output = model(model.preprocess(["how do i"]))["sentence_embedding"]
+    output.sum().backward()
+    expected = {name for name, weight in model.named_parameters() if weight.grad is not None}
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    assert {names[id(weight)] for weight in estimate.reached(output)} == expected
+    assert expected == {name for name in names.values() if "pooler" not in name}
 
 
 def test_factored_state_is_bounded(tmp_path):
     model = torch.nn.Linear(64, 256, bias=False)
-    bound = estimate.state_bytes(arguments(tmp_path, optim="adafactor"), model)
+    bound = estimate.state_bytes(arguments(tmp_path, optim="adafactor"), model, [model.weight])
     assert 4 * (64 + 256) <= bound <= 4 * 64 * 256
 
 
 @pytest.mark.parametrize("flags", [{"optim_args": "gamma=2"}, {"optim_args": "gama=0.1"}])
 def test_options_that_the_optimizer_refuses(flags, tmp_path):
     with pytest.raises(InputError, match=flags["optim_args"].partition("=")[0]):
-        estimate.state_bytes(arguments(tmp_path, optim="adatamw", **flags), small())
+        estimate.state_bytes(arguments(tmp_path, optim="adatamw", **flags), small(), [])
 
 
 def network(rows, model):
