@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import ClassLabel, Dataset, load_dataset
+from datasets.exceptions import DatasetsError
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -141,7 +142,7 @@ def load(file: str | None, args: ClassificationArguments, split: str) -> Dataset
             rows = load_dataset(KINDS[Path(file).suffix], data_files=file, split="train")
         else:
             rows = load_dataset(name, args.dataset_config, split=split)
-    except (OSError, ValueError, RuntimeError) as error:  # a broken file is a DatasetGenerationError
+    except (OSError, ValueError, DatasetsError) as error:
         raise InputError(f"{name}: cannot be loaded: {' '.join(str(error.__cause__ or error).split())}") from error
     for column in (*args.text_columns, args.label_column):
         if column not in rows.column_names:

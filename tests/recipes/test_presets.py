@@ -126,4 +126,5 @@ def test_ddp_for_real_on_two_cpu_processes(train):
     flags = ["--accelerate_config", "ddp", "--num_processes", 2, "--use_cpu", "true", "--gather_across_devices", "true"]
     record, result = train(*flags)
     assert (record["status"], record["steps"]) == ("complete", 2)
+    assert (record["negatives_per_anchor"], record["rows_seen"]) == (7, 16)
     assert result.stdout.count("saved ") == 1
