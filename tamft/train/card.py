@@ -1,7 +1,7 @@
 """The model card, README.md: what sentence-transformers writes, and how this model came to be.
 
-Data, optimizer with its options, overlap, versions and command come from the run's record; the usage example is one that
-runs. Scores are added later, as the standard `model-index` of the card's metadata.
+Data, optimizer with its options, overlap, versions and command come from the run's record; the usage example is one
+that runs. Scores are added later, as the standard `model-index` of the card's metadata.
 """
 
 import json
@@ -24,6 +24,13 @@ SETTINGS = (
     *("gather_across_devices", "pooling", "append_eos", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
     *("use_rslora", "use_dora", "loraplus_lr_ratio", "load_in_4bit", "seed"),
 )
+
+
+def prepare(model: Any, base: str) -> None:
+    """Tell sentence-transformers' card of prompts that were set since, and which model on the Hub this started from."""
+    model.model_card_data.register_model(model)  # with prompts its example calls encode_query and encode_document
+    if hub := _hub_name(base):
+        model.model_card_data.base_model = hub
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The recipes' trainer: sentence-transformers' own, with a hash of its first batches, global batches and a stop at a NaN."""
+"""The recipes' trainer: sentence-transformers' own, with global batches, a hash of the first ones, a stop at a NaN."""
 
 import contextlib
 import hashlib

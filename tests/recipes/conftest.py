@@ -57,12 +57,12 @@ def rows_file(tmp_path):
 
 @pytest.fixture
 def recipe(tiny_model, rows_file, tmp_path, capsys):
-    """Run a recipe (encoder_pairs) on the tiny model in this process: (exit code, stderr without the bar, run folder).
+    """Run encoder_pairs (or the recipe `name`) on the tiny model in this process: (exit code, stderr, run folder).
 
     Later flags win, so a test may replace any of the defaults.
     """
 
-    def call(*flags, folder="run", program="encoder_pairs"):
+    def call(*flags, folder="run", name="encoder_pairs"):
         defaults = [
             "--model",
             tiny_model,
@@ -75,7 +75,7 @@ def recipe(tiny_model, rows_file, tmp_path, capsys):
         quiet = ["--disable_tqdm", "true", "--save_strategy", "no", "--use_cpu", "true"]
         argv = [str(word) for word in [*defaults, *steps, *quiet, *flags]]
         capsys.readouterr()
-        code = run.command(load_recipe(program).main, argv)
+        code = run.command(load_recipe(name).main, argv)
         return code, capsys.readouterr().err, tmp_path / folder
 
     return call

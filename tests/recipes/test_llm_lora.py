@@ -19,7 +19,7 @@ def llm(recipe):
     """Run llm_lora with a small adapter at a high rate: (exit code, stderr, run folder)."""
 
     def call(*flags, folder="run"):
-        return recipe("--lora_r", 4, "--learning_rate", 0.005, *flags, folder=folder, program="llm_lora")
+        return recipe("--lora_r", 4, "--learning_rate", 0.005, *flags, folder=folder, name="llm_lora")
 
     return call
 
