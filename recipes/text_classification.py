@@ -1,11 +1,12 @@
-"""Fine-tune a transformer to classify texts or pairs of texts, as in GLUE: an ordinary script for transformers' Trainer.
+"""Classify texts or pairs of texts, as in GLUE: an ordinary script for transformers' Trainer.
 
     tamft train text_classification --config glue_sst2 --optim adatamw --output_dir runs/sst2
     tamft train text_classification --model answerdotai/ModernBERT-base --train_file train.jsonl --eval_file dev.jsonl \
         --text_columns text --output_dir runs/mine --optim adatamw
 
-Two lines are tamft's own, `tamft.register()` and the parser that reads a YAML file as well: after the first, `--optim` knows
-tamft's optimizers wherever Trainer is used. The result is <output_dir>/model, with accuracy and F1 in eval_results.json.
+Two lines are tamft's own, `tamft.register()` and the parser that reads a YAML file as well: after the first, `--optim`
+knows tamft's optimizers wherever Trainer is used. The result is <output_dir>/model; accuracy and F1 are in
+eval_results.json.
 """
 
 import sys

@@ -18,8 +18,9 @@ SAMPLE = 1000  # rows whose tokens are counted
 class Work:
     """What a recipe knows when model and data are ready.
 
-    lengths: column -> tokens of its texts (a sample), uncut. limit: tokens after which texts are cut. forward: a forward
-    pass over that many copies of a row -> (the tensor that the loss reads, padded tokens). loss: of sentence-transformers, or None.
+    lengths: column -> tokens of its texts (a sample), uncut. limit: tokens after which texts are cut.
+    forward: a forward pass over that many copies of a row -> (the tensor that the loss reads, padded tokens).
+    loss: of sentence-transformers, or None.
     """
 
     argv: Sequence[str]

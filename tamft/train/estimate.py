@@ -1,7 +1,7 @@
 """`--dry_run true`: what a run would do, and what it would need, before it writes anything.
 
-Exact: trainable weights, their gradients, optimizer state, batches, steps, negatives. Estimated, and said so: tokens (from
-a sample of the rows) and activations (measured on two rows, scaled to the batch).
+Exact: trainable weights, their gradients, optimizer state, batches, steps, negatives. Estimated, and said so: tokens
+(from a sample of the rows) and activations (measured on two rows, scaled to the batch).
 """
 
 import math

@@ -32,10 +32,10 @@ shipped config or the path of a YAML file, which holds defaults: the command lin
   --accelerate_config NAME          {presets}, or a file: `accelerate config` makes one
 
   tamft train encoder_pairs --config minilm_banking77 --train_file pairs.jsonl --output_dir runs/a --optim adatamw
-  tamft train llm_lora --config qwen3_embedding_0.6b --output_dir runs/b --dry_run true   (memory, steps, negatives; stops)
+  tamft train llm_lora --config qwen3_embedding_0.6b --output_dir runs/b --dry_run true   steps, negatives, memory
   tamft train llm_lora --config qwen3_embedding_0.6b --output_dir runs/b --accelerate_config ddp --num_processes 4
   tamft train encoder_pairs --help     all options of a recipe
-  tamft recipes ls                     what each config trains, on which data and hardware; `tamft recipes cp` copies one
+  tamft recipes ls                     what each config trains, on which data and hardware; cp NAME copies one
 exit codes: 0 complete · 1 failed or diverged · 2 bad input, nothing written · 130 interrupted · 143 ended by SIGTERM
 """
 
