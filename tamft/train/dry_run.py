@@ -74,6 +74,8 @@ def classified(argv: Sequence[str], options: Any, args: Any, model: Any, tokeniz
 def report(work: Work) -> str:
     """The text. Raises InputError for options that the optimizer refuses; writes nothing."""
     args, model = work.args, work.model.train()
+    if next(model.parameters()).device.type != args.device.type:  # 4-bit weights cannot be moved, and are there already
+        model.to(args.device)
     steps = estimate.count_steps(args, work.rows)
     trained, total = estimate.parameters(model)
     lines = ["dry run: nothing is written", "", "options that are set", *_options(work), ""]

@@ -144,7 +144,7 @@ def activations(model: torch.nn.Module, run: Callable[[int], tuple[Any, int]], a
         run: makes a forward pass over as many copies of a row as it is told, returns (output, padded tokens).
     """
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-    kind = args.device.type
+    kind = next(model.parameters()).device.type
     kept, tokens = [], []
     for rows in (1, 2):
         with torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
