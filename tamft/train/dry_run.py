@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from tamft.train import config, estimate
@@ -113,11 +112,11 @@ def _options(work: Work) -> list[str]:
 
 
 def _tokens(work: Work) -> str:
-    lengths = np.concatenate([np.asarray(found) for found in work.lengths.values()])
-    text = f"mean {lengths.mean():.0f}, 95 % up to {np.percentile(lengths, 95):.0f}"
-    cut = np.minimum(lengths, work.limit or lengths.max())
+    lengths = torch.tensor([length for found in work.lengths.values() for length in found], dtype=torch.float64)
+    text = f"mean {lengths.mean():.0f}, 95 % up to {lengths.quantile(0.95):.0f}"
+    cut = lengths.clamp(max=work.limit) if work.limit else lengths
     if work.limit:
-        text += f", {(lengths > work.limit).mean():.1%} cut at {work.limit}"
+        text += f", {(lengths > work.limit).double().mean():.1%} cut at {work.limit}"
     sample = len(lengths) // len(work.lengths)
     whole = f"{sample} rows" if sample < work.rows else "all rows"
     return f"{text} (a text, of {whole}); {cut.mean() * len(work.lengths) * work.rows:,.0f} in an epoch"

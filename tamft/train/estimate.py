@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import Trainer
 
@@ -184,9 +183,9 @@ def checkpointed(found: Activations, model: torch.nn.Module) -> Activations:
 
 def longest_of(lengths: Sequence[int], rows: int) -> float:
     """Expected length of the longest of `rows` texts drawn from `lengths`: what a batch is padded to."""
-    ordered = np.sort(np.asarray(lengths, dtype=float))
-    below = np.arange(len(ordered) + 1) / len(ordered)
-    return float((ordered * np.diff(below**rows)).sum())
+    count = len(lengths)
+    chances = (((i + 1) / count) ** rows - (i / count) ** rows for i in range(count))
+    return sum(length * chance for length, chance in zip(sorted(lengths), chances, strict=True))
 
 
 def tokens_at_once(loss: Any, lengths: Mapping[str, Sequence[int]], rows: int, limit: int | None) -> float:
