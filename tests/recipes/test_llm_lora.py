@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
+from tamft.evaluation.identity import identify
+from tamft.evaluation.load import load
 from tests.recipes.test_encoder_pairs import read
 
 TEXTS = ["how do i change the pin of my card", "refund", "the cat sits in the park " * 30]
@@ -42,7 +44,7 @@ def test_a_decoder_becomes_an_embedder(llm, tiny_decoder, optim):
     record = read(folder)
     assert (record["status"], record["config"]["loss"]) == ("complete", "CachedMultipleNegativesRankingLoss")
     assert record["loss"][-1][1] < record["loss"][0][1] - 0.1
-    assert sorted(path.name for path in folder.iterdir()) == ["merged", "model", "run.json"]
+    assert {"merged", "model", "run.json"} <= {path.name for path in folder.iterdir()}
     assert not (folder / "model" / "model.safetensors").exists()
     assert (folder / "model" / "adapter_model.safetensors").stat().st_size < 60_000
     assert not (folder / "merged" / "adapter_config.json").exists()
@@ -65,7 +67,12 @@ def test_variants(llm, tiny_decoder, flags):
     assert code == 0, error
     config = json.loads((folder / "model" / "adapter_config.json").read_text())
     assert (config["use_dora"], config["use_rslora"]) == (flags[0] == "--use_dora", flags[0] == "--use_rslora")
-    assert np.abs(encode(folder / "model") - encode(folder / "merged")).max() < 1e-5
+    tuned = encode(folder / "model")
+    assert np.abs(tuned - encode(folder / "merged")).max() < 1e-5
+    for form in ("model", "merged"):  # as `tamft eval` loads them: no weight without a place, no adapter without effect
+        encoder, warning = load(identify(str(folder / form)), "cpu")
+        assert warning is None
+        assert np.abs(encoder.model.encode(TEXTS) - tuned).max() < 1e-5
     assert read(folder)["config"]["learning_rate_mapping"] == {r"\.lora_(embedding_)?B\.": 0.02}
 
 
@@ -77,10 +84,8 @@ def test_gradient_checkpointing_changes_nothing(llm, tiny_decoder):
     assert np.abs(np.array(losses[0]) - losses[1]).max() < 1e-4
 
 
-def test_an_encoder_keeps_its_pooling_unless_told(llm, tiny_model):
-    folder = llm()[2]
-    assert SentenceTransformer(str(folder / "model"), device="cpu")[1].pooling_mode == "mean"
-    folder = llm("--pooling", "cls", folder="cls")[2]
+def test_another_pooling_is_saved(llm):
+    folder = llm("--pooling", "cls")[2]
     assert SentenceTransformer(str(folder / "model"), device="cpu")[1].pooling_mode == "cls"
 
 
@@ -107,7 +112,8 @@ def test_prompts_are_trained_with_and_stored(llm, rows_file, recipe):
 
 def test_hard_negatives(llm, rows_file):
     columns = ("anchor", "positive", "negative_1", "negative_2")
-    code, error, folder = llm("--train_file", rows_file(columns), "--columns", *columns, "--mini_batch_tokens", 50)
+    flags = ["--mini_batch_tokens", 50, "--max_steps", 8, "--learning_rate", 0.02]
+    code, error, folder = llm("--train_file", rows_file(columns), "--columns", *columns, *flags)
     assert code == 0, error
     assert read(folder)["loss"][-1][1] < read(folder)["loss"][0][1]
 
