@@ -3,9 +3,9 @@
     tamft train mine_negatives --train_file pairs.jsonl --output_file triplets.jsonl
     tamft train encoder_pairs --config minilm_banking77 --train_file triplets.jsonl --output_dir runs/a
 
-A thin program over sentence-transformers' mine_hard_negatives, whose options have their own names here. Input: pairs, as
-the other recipes read them. Output: JSON lines with anchor, positive and negative (or negative_1 …), in the order of the
-input, which the other recipes read as triplets.
+A thin program over sentence-transformers' mine_hard_negatives, whose options have their own names here. Input: pairs,
+as the other recipes read them. Output: JSON lines with anchor, positive and negative (or negative_1 …), in the order of
+the input, which the other recipes read as triplets.
 """
 
 import inspect

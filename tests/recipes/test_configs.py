@@ -48,13 +48,23 @@ def call(name, *flags):
 
 
 def test_every_yaml_of_the_tree_has_a_test():
-    found = {path for path in (ROOT / "recipes").rglob("*.y*ml")}
+    found = set((ROOT / "recipes").rglob("*.y*ml"))
     assert found == {*CONFIGS.values(), *shipped.presets().values()}
     assert {path.parent.name for path in CONFIGS.values()} == set(shipped.RECIPE_OF)
     assert set(shipped.RECIPE_OF.values()) == set(shipped.recipes())
     assert sum(map(len, BY_RECIPE.values())) == len(CONFIGS)
     for name in CONFIGS:
         assert model_of(name) in MODELS, f"{name}: add its model to tests/recipes/tiny_models.py"
+
+
+def test_the_table_has_all_of_them():
+    text = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    linked = {(ROOT / "recipes" / target).resolve() for target in re.findall(r"\]\(([\w./]+\.(?:yaml|py))\)", text)}
+    assert linked == {*CONFIGS.values(), *shipped.presets().values(), *shipped.recipes().values()}
+    for name, path in CONFIGS.items():
+        row = next(line for line in text.splitlines() if path.name in line)
+        size = re.search(r"([\d.]+ Gi?B)", yaml_head(path).facts["memory"])
+        assert (size[1] if size else "not measured") in row, f"{name}: {row}"
 
 
 def test_names_are_unique():
