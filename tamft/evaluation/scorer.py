@@ -70,14 +70,7 @@ class Scorer:
             seconds = round(time.monotonic() - start, 3)
         records = self.stored(task) if status == "ok" else None
         if records is None:
-            self._say(task, f"{status}: {reason}")
-            # what is missing says nothing about the model, whether or not another task had it loaded already
-        provenance = self._provenance(used=status != "missing") | {"seconds": seconds}
-            return [
-                self._record(task, split, subset, None, status, reason, provenance)
-                for split in task.eval_splits
-                for subset in task.hf_subsets
-            ]
+            return self.without_score(task, status, reason, seconds)
         score = f"{sum(r['main_score'] for r in records) / len(records):.4f}" if _all_ok(records) else "no score"
         self._say(task, f"{score} ({seconds:.0f} s)")
         return records
