@@ -15,7 +15,9 @@ from tamft.evaluation.tasks import get_tasks
 
 def pin(text: str, name: str, revision: str) -> str:
     """The text of a suite with `revision` in the one line that is about `name`."""
-    line = re.compile(rf"^(  - )(?:name: {re.escape(name)}|{{name: {re.escape(name)}(?:, revision: \w+)?(.*)}})$", re.M)
+    line = re.compile(
+        rf"^(  - )(?:name: {re.escape(name)}|{{name: {re.escape(name)}(?:, revision: \w+)?((?:, .*)?)}})$", re.M
+    )
     return line.sub(lambda found: f"{found[1]}{{name: {name}, revision: {revision}{found[2] or ''}}}", text)
 
 
