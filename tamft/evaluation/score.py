@@ -30,6 +30,7 @@ def evaluate(
     tasks: Iterable["str | AbsTask"] | None = None,
     suite: str | None = None,
     languages: Sequence[str] | None = None,
+    task_types: Sequence[str] | None = None,
     results: str | os.PathLike[str] | None = None,
     json_file: str | os.PathLike[str] | None = None,
     batch_size: int = 32,
@@ -40,7 +41,7 @@ def evaluate(
 
     Args:
         models: model folders, LoRA adapter folders or Hub names; one or several.
-        tasks, suite, languages: see `tamft.evaluation.tasks.get_tasks`.
+        tasks, suite, languages, task_types: see `tamft.evaluation.tasks.get_tasks`.
         results: folder of mteb's result files (default: "results"); what is done is not done again.
         json_file: where to write the records, too.
         batch_size: sentences per forward pass; halved when memory runs out.
@@ -68,10 +69,12 @@ def evaluate(
     folder = Path(results if results is not None else "results")
     _check(names, batch_size=batch_size, device=device, results=folder, json_file=json_file)
 
+    from tamft.evaluation.data import notice_no_network, report_missing
     from tamft.evaluation.identity import identify
     from tamft.evaluation.tasks import get_tasks
 
-    chosen = get_tasks(tasks, suite=suite, languages=languages)
+    chosen = get_tasks(tasks, suite=suite, languages=languages, task_types=task_types)
+    notice_no_network(chosen, names)
     identities = [identify(name) for name in names]
 
     from tqdm.auto import tqdm
@@ -81,6 +84,7 @@ def evaluate(
     from tamft.evaluation.table import labels
 
     cache = Results(folder)
+    report_missing(t for t in chosen if any(cache.complete(identity, t) is None for identity in identities))
     records: list[Record] = []
     short = labels(names)
     with tqdm(total=len(identities) * len(chosen), unit="task", disable=None, file=sys.stderr) as bar:
@@ -208,6 +212,7 @@ def main(argv: Sequence[str]) -> int:
         metavar="CODE",
         help="ISO 639-3 codes, or all (default: eng where a task has English, else all the task has)",
     )
+    parser.add_argument("--task_types", nargs="+", metavar="TYPE", help="only tasks of these types, for example STS")
     parser.add_argument("--results", default="results", metavar="DIR", help="mteb's result files (default: results)")
     parser.add_argument("--json", metavar="FILE", help="also write the scores as a list of records")
     parser.add_argument(
@@ -231,6 +236,7 @@ def main(argv: Sequence[str]) -> int:
         tasks=args.tasks,
         suite=args.suite,
         languages=args.languages,
+        task_types=args.task_types,
         results=args.results,
         batch_size=args.batch_size,
         device=args.device,
