@@ -126,6 +126,14 @@ def read_lines(name: str) -> list[str]:
 
 def write(found: Dataset, rows: data.Rows, output: Path) -> int:
     """Write the rows that were found, and say what to do with them."""
+    # Where a text is an anchor here and a positive there, the nearest text to an anchor is itself.
+    negatives = found.column_names[2:]
+    kept = [i for i, row in enumerate(found) if row["anchor"] not in [row[name] for name in negatives]]
+    if len(kept) < len(found):
+        run.say(
+            f"left out {len(found) - len(kept)} rows whose negative is the anchor itself; --max_score 0.99 finds others"
+        )
+    found = found.select(kept)
     if not len(found):
         raise run.RunError("no negatives were found: widen range_max, or loosen the margins and scores")
     if found.column_names[2:] == ["negative_1"]:

@@ -100,6 +100,25 @@ def test_two_steps_of_an_embedder(name, tiny_of, tmp_path):
     assert torch.isfinite(torch.tensor(vectors)).all()
 
 
+@pytest.mark.parametrize("name", [*EMBEDDERS, *BY_RECIPE["text_classification"]])
+def test_dry_run(name, tiny_of, tmp_path, capsys):
+    config = read(name)
+    columns = config.get("columns") or [*config.get("text_columns", ["anchor", "positive"])]
+    data = rows_for(tmp_path, columns if "text_columns" not in config else [*columns, config["label_column"]])
+    flags = ["--model", tiny_of(model_of(name)), "--train_file", data, "--output_dir", tmp_path / "run", *QUIET]
+    if "text_columns" in config:
+        flags += ["--eval_file", data]
+    capsys.readouterr()
+    assert call(name, *flags, "--dry_run", "true") == 0
+    out = capsys.readouterr().out
+    rows = config["per_device_train_batch_size"]
+    assert f" = {rows} rows a step" in out
+    if "text_columns" not in config:
+        assert f"negatives  {rows * (len(columns) - 1) - 1} for each anchor" in out
+    assert re.search(rf"learning_rate +{config['learning_rate']} +{name}.yaml", out)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", BY_RECIPE["llm_lora"])
 def test_lora_trains_float32_adapters_over_the_dtype_of_the_config(name, tiny_of, tmp_path):
     config = read(name)

@@ -91,6 +91,18 @@ def test_an_output_is_not_overwritten_by_accident(mine, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
 
 
+def test_an_anchor_is_not_its_own_negative(mine, rows_file):
+    """The miner leaves out an anchor's positives, and the anchor itself may be another row's."""
+    rows = make_rows(("anchor", "positive"), 8)
+    rows = [*rows, *({"anchor": row["positive"], "positive": row["anchor"]} for row in rows[:2])]
+    flags = ["--train_file", rows_file(rows=rows, name="both.jsonl")]
+    code, out, _, found = mine(*flags)
+    assert (code, "whose negative is the anchor itself" in out) == (0, True)
+    assert all(row["negative"] != row["anchor"] for row in found)
+    more = mine(*flags, "--max_score", 0.9999, "--overwrite", "true")[3]
+    assert len(more) > len(found)
+
+
 def test_nothing_found(mine):
     code, _, error, rows = mine("--max_score", -2)
     assert (code, rows) == (1, None)
