@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformerTrainer
+from transformers import Trainer
 
 from tamft.errors import InputError
 from tamft.hf.resume import is_over
-from tamft.train import lora
+from tamft.train import lora, sharded
 from tamft.train.batches import Shares
 from tamft.train.failures import Diverged
 from tamft.train.guards import check_trainable
@@ -57,8 +58,17 @@ class PairsTrainer(SentenceTransformerTrainer):
             kwargs = {key: value for key, value in kwargs.items() if key not in ("params", "model", "optimizer_dict")}
             cls([torch.nn.Parameter(torch.zeros(1, device=self.args.device))], **kwargs)
 
-    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
-        if lora.has_adapter(self.model):
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:  # Trainer asks all processes; the gathered weights are in the main one
+            with sharded.whole(self.model, state_dict):
+                super()._save(output_dir, state_dict)
+
+    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:  # Trainer's own: sentence-transformers' takes no shards
+            Trainer._load_from_checkpoint(self, checkpoint_path, model)
+        elif lora.has_adapter(self.model):
             lora.load_weights(self.model, Path(checkpoint_path))
         else:
             super()._load_from_checkpoint(checkpoint_path)
