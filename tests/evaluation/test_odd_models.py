@@ -7,7 +7,6 @@ import pytest
 
 from tamft.errors import InputError
 
-
 pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
 
