@@ -13,7 +13,7 @@ import torch
 
 @contextlib.contextmanager
 def whole(model: Any, weights: dict[str, torch.Tensor]) -> Iterator[None]:
-    """The SentenceTransformer `model` with `weights`, its gathered state dict, where its shards are: only for saving."""
+    """The SentenceTransformer `model` with `weights`, its gathered state dict, where its shards are; to save it."""
     kept: list[tuple[dict[str, Any], str, Any]] = []
     model.model_card_data.run_usage_snippet = lambda: None  # an example without numbers
     try:

@@ -38,6 +38,10 @@ class PairsTrainer(SentenceTransformerTrainer):
         new = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             check_trainable(kwargs["model"])
+            args = kwargs["args"]
+            if args.world_size > 1 and args.data_seed is None:
+                # Samplers made later, for evaluation, would take the seed of a process: see RunCallback.on_train_begin.
+                args.data_seed = args.seed
             # The card is written from what is known here: no look-ups on the Hub.
             kwargs["model"].model_card_data.local_files_only = True
             super().__init__(**kwargs)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
+import torch
 import transformers
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
@@ -17,11 +17,13 @@ from tests.recipes.program import load_recipe
 
 
 class Seen(TrainerCallback):
-    """Whether the last run that asked for it trained shards: accelerate drops FSDP on a CPU without a word."""
+    """Whether the last run trained shards (accelerate drops FSDP on a CPU without a word), and its random seed."""
 
     sharded: bool | None = None
+    seed = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        Seen.seed = torch.initial_seed()
         Seen.sharded = all(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
@@ -41,7 +43,7 @@ def main() -> None:
     for recipe, flags in json.loads(Path(sys.argv[1]).read_text()):
         codes.append(run.command(load_recipe(recipe).main, flags))
         torch.distributed.barrier()
-    report((codes, Seen.sharded))
+    report((codes, Seen.sharded, Seen.seed))
 
 
 if __name__ == "__main__":
