@@ -25,6 +25,12 @@ def _run(argv: list[str]) -> int:
     return main(argv)
 
 
+def _report(argv: list[str]) -> int:
+    from tamft.evaluation.report.command import main
+
+    return main(argv)
+
+
 def _plot(argv: list[str]) -> int:
     from tamft.hf.figure import main
 
@@ -47,6 +53,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "run": (_run, "run an unmodified training script with tamft's optimizers known to Trainer"),
     "train": (_train, "train with one of tamft's recipes, through accelerate"),
     "eval": (_eval, "score models on MTEB tasks, side by side"),
+    "report": (_report, "scores side by side: table, Markdown, CSV, JSON or a page; into model cards"),
     "plot": (_plot, "draw loss, alignment, damping and momentum of a training from its log"),
     "doctor": (_doctor, "what is wrong with this machine, a checkpoint, a model or an adapter"),
     "demo": (_demo, "fine-tune a real model with three optimizers and compare, in a few minutes"),

@@ -78,7 +78,7 @@ def evaluate(
 
     from tamft.evaluation.results import Results, write_json
     from tamft.evaluation.scorer import Scorer
-    from tamft.evaluation.table import labels
+    from tamft.evaluation.summary import labels
 
     cache = Results(folder)
     records: list[Record] = []
