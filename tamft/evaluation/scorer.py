@@ -217,6 +217,7 @@ class Scorer:
             "name": self.identity.name,
             "revision": self.identity.revision,
             "task": task.metadata.name,
+            "type": str(task.metadata.type),
             "split": split,
             "subset": subset,
             "metric": task.metadata.main_score,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 KEYS = {"model", "name", "revision", "task", "split", "subset", "main_score", "status", "reason"}
 STATES = ("ok", "failed", "missing")
+# where `tamft eval --dtype` has its results: below the revision's, as mteb keeps what it calls experiments
+OTHER_PRECISION = "*/experiments/dtype_*"
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,18 @@ def is_wanted(name: str, patterns: Sequence[str] | None) -> bool:
     return patterns is None or any(fnmatch.fnmatchcase(part, p.lower()) for p in patterns for part in parts)
 
 
-def read_results(root: Path, models: Sequence[str] | None = None, tasks: set[str] | None = None) -> list[Stored]:
-    """The result files below the root, of these models and tasks (None: all)."""
+def read_results(
+    root: Path, models: Sequence[str] | None = None, tasks: set[str] | None = None, *, precisions: bool = True
+) -> list[Stored]:
+    """The result files below the root, of these models and tasks (None: all), also those of `tamft eval --dtype`."""
     from tqdm.auto import tqdm
 
     folders = [
         (name, folder)
         for name in model_names(root)
         if is_wanted(name, models)
-        for folder in sorted((root / name.replace("/", "__")).iterdir())
+        for pattern in ("*", OTHER_PRECISION)[: 1 + precisions]
+        for folder in sorted((root / name.replace("/", "__")).glob(pattern))
         if folder.is_dir()
     ]
     found = []
@@ -118,7 +123,9 @@ def as_records(stored: Iterable[Stored]) -> Iterator[Record]:
             "reason": one.problem,
             "status": FAILED,
             **dict.fromkeys(("mteb_version", "dataset_revision")),
-            **{key: one.provenance.get(key) for key in ("device", "dtype", "batch", "seconds", "command")},
+            **{
+                key: one.provenance.get(key) for key in ("device", "dtype", "batch", "batch_unit", "seconds", "command")
+            },
         }
         yield from [base] if one.result is None else _from_result(one.result, base, one.provenance)
 
@@ -138,8 +145,8 @@ def _from_result(result: "TaskResult", base: Record, provenance: dict[str, Any])
             if score is not None and math.isfinite(score):
                 yield record | {"main_score": float(score), "status": "ok", "reason": provenance.get("warning")}
             else:
-                reason = "the result has no main score" if score is None else f"the score is not a number ({score})"
-                yield record | {"reason": reason}
+                warning = f"; {provenance['warning']}" if provenance.get("warning") else ""
+                yield record | {"reason": f"the score is undefined (NaN){warning}"}
 
 
 def _read(file: Path) -> tuple["TaskResult | None", str | None]:
@@ -157,19 +164,11 @@ def _identity(folder: Path, guess: str) -> tuple[str, str]:
         meta = json.loads((folder / "model_meta.json").read_text(encoding="utf-8"))
         return str(meta["name"]), str(meta["revision"])
     except (OSError, ValueError, KeyError, TypeError):
-        return guess, folder.name
+        return guess, (folder.parent.parent if folder.parent.name == "experiments" else folder).name
 
 
 def _provenance(folder: Path) -> dict[str, dict[str, Any]]:
     """What tamft wrote beside mteb's results, by task: device, dtype, batch, command, warning."""
-    from tamft.evaluation.results import PROVENANCE
+    from tamft.evaluation.results import PROVENANCE, provenance_lines
 
-    found: dict[str, dict[str, Any]] = {}
-    path = folder / PROVENANCE
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            entry = json.loads(line)
-            found[entry["task"]] = entry
-        except (ValueError, KeyError, TypeError):  # cut off while it was written
-            continue
-    return found
+    return {str(entry.get("task")): entry for entry in provenance_lines(folder / PROVENANCE)}

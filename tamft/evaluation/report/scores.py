@@ -113,7 +113,11 @@ def provenance(summary: Summary) -> list[tuple[str, Any]]:
 
     def values(key: str) -> Any:
         def read(records: Sequence[dict[str, Any]]) -> str:
-            found = {str(r.get(key)) for r in records if r.get(key) is not None and r["status"] != MISSING}
+            found = {
+                f"{r[key]} {r.get('batch_unit') or 'texts'}" if key == "batch" else str(r[key])
+                for r in records
+                if r.get(key) is not None and r["status"] != MISSING
+            }
             return ", ".join(sorted(found)) or "not known"
 
         return read

@@ -79,7 +79,7 @@ def test_damaged_files_and_scores_that_are_no_numbers_fail_alone(own):
         ("local/model @ bbbbbbbb", "STS12"): 0.7,
     }
     reasons = {r["task"]: r["reason"] for r in found.records if r["status"] == "failed"}
-    assert "not a number" in reasons["STS12"]
+    assert "undefined" in reasons["STS12"]
     assert "STS13.json cannot be read" in reasons["STS13"]
 
 
@@ -103,6 +103,28 @@ def test_the_same_model_from_two_places_is_one(own, tmp_path):
         ("x/model", "STS13"): 0.6,
         ("x/model", "SICK-R"): 0.9,
         ("local/model", "STS12"): 0.7,
+    }
+    assert not found.remarks
+
+
+def test_two_precisions_of_a_model_are_two_columns(own, tmp_path):
+    folder = own / "results" / "local__model" / ("a" * 16)
+    half = folder / "experiments" / "dtype_bfloat16"
+    half.mkdir(parents=True)
+    for name in ("STS12.json", "model_meta.json"):
+        shutil.copy(folder / name, half)
+    content = json.loads((half / "STS12.json").read_text(encoding="utf-8"))
+    content["scores"]["test"][0]["main_score"] = 0.49
+    (half / "STS12.json").write_text(json.dumps(content), encoding="utf-8")
+    for place, dtype in ((folder, "float32"), (half, "bfloat16")):
+        line = json.dumps({"task": "STS12", "dtype": dtype})
+        (place / "tamft_provenance.jsonl").write_text(line, encoding="utf-8")
+    found = find([own])
+    assert shown(found) == {
+        ("local/model @ aaaaaaaa, float32", "STS12"): 0.5,
+        ("local/model @ aaaaaaaa, float32", "STS13"): 0.6,
+        ("local/model @ aaaaaaaa, bfloat16", "STS12"): 0.49,
+        ("local/model @ bbbbbbbb", "STS12"): 0.7,
     }
     assert not found.remarks
 
