@@ -70,13 +70,7 @@ class Scorer:
             seconds = round(time.monotonic() - start, 3)
         records = self.stored(task) if status == "ok" else None
         if records is None:
-            self._say(task, f"{status}: {reason}")
-            provenance = self._provenance() | {"seconds": seconds}
-            return [
-                self._record(task, split, subset, None, status, reason, provenance)
-                for split in task.eval_splits
-                for subset in task.hf_subsets
-            ]
+            return self.without_score(task, status, reason, seconds)
         score = f"{sum(r['main_score'] for r in records) / len(records):.4f}" if _all_ok(records) else "no score"
         self._say(task, f"{score} ({seconds:.0f} s)")
         return records
@@ -86,7 +80,8 @@ class Scorer:
     ) -> list[Record]:
         """Say why a task has no score, and the records that say so."""
         self._say(task, f"{status}: {reason}")
-        provenance = self._provenance() | {"seconds": seconds}
+        # what is missing says nothing about the model, whether or not another task had it loaded already
+        provenance = self._provenance(used=status != "missing") | {"seconds": seconds}
         return [
             self._record(task, split, subset, None, status, reason, provenance)
             for split in task.eval_splits
@@ -173,8 +168,8 @@ class Scorer:
     def _say(self, task: AbsTask, line: str) -> None:
         self.monitor.say(f"{task.metadata.name} · {self.label}: {line}")
 
-    def _provenance(self) -> dict[str, Any]:
-        encoder = self.encoder
+    def _provenance(self, *, used: bool = True) -> dict[str, Any]:
+        encoder = self.encoder if used else None
         if encoder is None:
             return dict.fromkeys(PROVENANCE_KEYS) | {"command": self.options.command}
         found = [self.warning, *(self.earlier or "").split("; "), *encoder.findings()]

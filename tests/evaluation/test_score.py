@@ -279,7 +279,7 @@ def test_a_disk_that_fills_up_costs_the_task_and_not_the_others(score, tiny_mode
     assert "No space left on device" in records[0]["reason"]
 
 
-@pytest.mark.parametrize(("asked", "got"), [({"batch_size": 32}, (4, "texts")), ({}, (36, "tokens"))])
+@pytest.mark.parametrize(("asked", "got"), [({"batch_size": 32}, (4, "texts")), ({}, (12, "tokens"))])
 def test_out_of_memory_halves_the_batch(score, tiny_model, tmp_path, small_memory, asked, got, capsys):
     (record,) = score(tiny_model, batch_size=1)
     small_memory(rows=4)
