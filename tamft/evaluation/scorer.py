@@ -11,6 +11,7 @@ from mteb._set_seed import _set_seed
 from mteb.abstasks import AbsTask
 from mteb.results import TaskResult
 
+from tamft.evaluation.data import load_data
 from tamft.evaluation.embeddings import EmbeddingCache
 from tamft.evaluation.encoder import Batch, Encoder
 from tamft.evaluation.identity import Identity
@@ -103,7 +104,7 @@ class Scorer:
         task.rng_state, task.np_rng = _set_seed(task.seed)
         try:
             if not task.is_aggregate:
-                task.load_data()
+                load_data(task)
         except Exception as error:  # noqa: BLE001 - data sets come with their own loading code; told apart here
             if _is_unavailable(error):
                 return "missing", f"the data is not in the local cache and cannot be fetched ({_brief(error)})"
