@@ -127,7 +127,8 @@ class Scorer:
         if outdated:
             self._say(task, f"{outdated}; scoring again")
         self.earlier = None if outdated else self.cache.provenance(self.identity, task)["warning"]
-        self.cache.describe = self._provenance
+        of = {"model": self.identity.typed, "type": str(task.metadata.type)}  # for `tamft report`: nobody else knows
+        self.cache.describe = lambda: self._provenance() | of
         try:
             mteb.evaluate(
                 self.wrapper,

@@ -115,10 +115,12 @@ def as_records(stored: Iterable[Stored]) -> Iterator[Record]:
     """One record for each split and subset; one that failed for a file that cannot be read."""
     for one in stored:
         base: Record = {
-            "model": f"{one.name} @ {one.revision}",
+            "model": one.provenance.get("model") or f"{one.name} @ {one.revision}",
+            "typed": one.provenance.get("model"),
             "name": one.name,
             "revision": one.revision,
             "task": one.file.stem,
+            "type": one.provenance.get("type"),
             **dict.fromkeys(("split", "subset", "metric", "main_score")),
             "reason": one.problem,
             "status": FAILED,

@@ -184,3 +184,28 @@ def test_help_teaches(capsys):
     printed = capsys.readouterr().out
     for word in ("--baseline", "--published", "--mix_versions", "--card", "Exit codes", *FORMATS):
         assert word in printed
+
+
+@pytest.mark.usefixtures("tiny_tasks")
+def test_what_tamft_eval_stores_is_what_is_shown(tiny_model, other_tiny_model, tmp_path, capsys, monkeypatch):
+    """From scoring to the report: the same models under the same names, the same numbers, the same provenance."""
+    monkeypatch.chdir(tmp_path)
+    for name, source in (("a", tiny_model), ("b", other_tiny_model)):
+        shutil.copytree(source, tmp_path / "runs" / name / "model")
+    models = ["runs/a/model", "runs/b/model"]
+    words = ["--tasks", "TinySTS", "TwoLanguages", "Broken", "--device", "cpu", "--json", "scores.json"]
+    assert tamft(["eval", *models, *words]) == 1
+    capsys.readouterr()
+    found = {}
+    for source in ("results", "scores.json"):
+        assert tamft(["report", source, "--format", "json"]) == 0
+        content = json.loads(capsys.readouterr().out)
+        found[source] = {
+            (row["name"], model): cell["score"]
+            for row in content["rows"]
+            if row["name"] in ("TinySTS", "TwoLanguages")
+            for model, cell in row["scores"].items()
+        }
+        assert {(r["device"], r["dtype"]) for r in content["records"] if r["status"] == "ok"} == {("cpu", "float32")}
+    assert found["results"] == found["scores.json"]
+    assert {model for _, model in found["results"]} == {"a/model", "b/model"}
