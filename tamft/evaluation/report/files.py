@@ -144,6 +144,7 @@ def _from_result(result: "TaskResult", base: Record, provenance: dict[str, Any])
     for split, entries in result.scores.items():
         for entry in entries:
             record, score = base | {"split": split, "subset": entry["hf_subset"]}, entry.get("main_score")
+            record["overlap"] = ((provenance.get("overlap") or {}).get(split) or {}).get(entry["hf_subset"])
             if score is not None and math.isfinite(score):
                 yield record | {"main_score": float(score), "status": "ok", "reason": provenance.get("warning")}
             else:

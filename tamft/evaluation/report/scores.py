@@ -94,8 +94,8 @@ def warnings(summary: Summary) -> list[str]:
     return ([SMOKE_TEST] if synthetic else []) + [note for note in summary.notes if note.startswith("WARNING")]
 
 
-def missing(summary: Summary) -> str:
-    """What failed and what is missing, with the reasons."""
+def remarks(summary: Summary) -> str:
+    """What failed and what is missing, with the reasons, and what a score hides."""
     lines = [note for note in summary.notes if not note.startswith("WARNING")]
     return "<ul>" + "".join(f"<li>{page.text(line)}</li>" for line in lines) + "</ul>" if lines else ""
 

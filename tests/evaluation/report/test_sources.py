@@ -52,7 +52,7 @@ def test_a_results_folder_its_inside_and_mteb_s_cache_are_read_alike(own, tmp_pa
 def test_provenance_beside_the_results_comes_along(own):
     folder = own / "results" / "local__model" / ("a" * 16)
     facts = {"task": "STS12", "device": "cuda", "dtype": "bfloat16", "batch": 64, "command": "tamft eval x"}
-    facts |= {"model": "runs/x/model", "type": "STS"}
+    facts |= {"model": "runs/x/model", "type": "STS", "overlap": {"test": {"default": {"texts": 1, "of": 9}}}}
     lines = [
         json.dumps(facts | {"device": "cpu"}),
         json.dumps(facts | {"warning": "it changes nothing"}),
@@ -63,6 +63,7 @@ def test_provenance_beside_the_results_comes_along(own):
     one = found["a" * 16, "STS12"]
     wanted = {key: facts[key] for key in ("device", "dtype", "batch", "command", "type")} | {"model": "x/model"}
     assert {key: one[key] for key in wanted} == wanted
+    assert one["overlap"] == {"texts": 1, "of": 9}
     assert (one["reason"], one["metric"], one["seconds"]) == ("it changes nothing", "cosine_spearman", 1.5)
     assert (found["a" * 16, "STS13"]["model"], found["a" * 16, "STS13"]["device"]) == ("x/model", None)
 
