@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-MODULES = ("common", "contenders", "memory", "tensors", "work", "chart", "step", "train", "alignment")
+MODULES = ("common", "contenders", "memory", "tensors", "work", "chart", "step", "train", "alignment", "evaluation")
 
 
 @pytest.fixture(scope="package")
