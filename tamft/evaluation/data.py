@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tamft.errors import InputError
-
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
 
@@ -228,15 +226,3 @@ def _as_online(found: Source) -> Iterator[None]:
         yield
     finally:
         loaders.get_dataset_config_names, cache._get_modification_time = originals
-
-
-def check_writable() -> None:
-    """Raise InputError where `datasets` could not keep what it fetches, and take its locks."""
-    import datasets
-
-    folder = Path(datasets.config.HF_DATASETS_CACHE)
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"{place}: cannot be written, and the data sets go there; set HF_HOME to another folder")

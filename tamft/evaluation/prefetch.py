@@ -3,12 +3,15 @@
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import datasets
 from tqdm.auto import tqdm
 
 from tamft.errors import InputError
-from tamft.evaluation.data import check_writable, hub_answers, is_offline, load_data, offline, on_disk, parts
+from tamft.evaluation.data import hub_answers, is_offline, load_data, offline, on_disk, parts
+from tamft.evaluation.options import check_writable
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -36,7 +39,7 @@ def prefetch(tasks: Sequence["AbsTask"]) -> dict[str, str | None]:
     if cut_off:
         wanted = []
     if wanted:
-        check_writable()
+        check_writable("HF_HOME", Path(datasets.config.HF_DATASETS_CACHE))
     print(f"{len(every) - len(wanted)} of {len(every)} data sets are here; fetching {len(wanted)}", file=sys.stderr)
     outcomes: dict[str, str | None] = {}
     with tqdm(total=2 * len(every), unit="step", disable=None, file=sys.stderr) as bar:
@@ -55,8 +58,6 @@ def prefetch(tasks: Sequence["AbsTask"]) -> dict[str, str | None]:
 
 
 def _try(task: "AbsTask", *, online: bool) -> str | None:
-    import datasets
-
     try:
         with offline(not online):
             (datasets.enable_progress_bars if online else datasets.disable_progress_bars)()
