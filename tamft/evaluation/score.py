@@ -238,6 +238,8 @@ def main(argv: Sequence[str]) -> int:
     quiet_libraries()
     command = shlex.join(["tamft", "eval", *argv])
     if args.json is not None:
+        if args.dry_run:
+            raise InputError("--json is for scores, and --dry_run writes nothing: give one of them")
         check_json(args.json)
     source = {key: getattr(args, key) for key in ("tasks", "suite", "languages", "task_types")}
     how = {key: getattr(args, key) for key in ("batch_tokens", "batch_size", "dtype", "cache_mb", "other_versions")}
