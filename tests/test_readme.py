@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import io
 import re
-import runpy
 import shlex
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tamft import registry
 from tamft.cli import COMMANDS
 from tamft.train.shipped import find_config
 from tests.conftest import ROOT
+from tests.recipes.program import load_recipe
 
 FOLDERS = ("docs", "recipes", "eval", "benchmarks")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
@@ -92,13 +92,16 @@ def test_make_targets_exist():
             assert asked <= targets, f"{page}: make {asked - targets}"
 
 
+RECIPES = {"encoder_pairs": "PairsArguments", "llm_lora": "LoraArguments"}  # and their own options
+
+
 def dataclass_fields(cls: type) -> set[str]:
     return {field.name for field in dataclasses.fields(cls)}
 
 
 @pytest.fixture(scope="module")
 def known_flags() -> dict[str, set[str]]:
-    """Flags of `tamft eval`, of the recipe and of a script that reads TrainingArguments."""
+    """Flags of `tamft eval`, of the recipes and of a script that reads TrainingArguments."""
     from sentence_transformers import SentenceTransformerTrainingArguments
     from transformers import TrainingArguments
 
@@ -107,30 +110,32 @@ def known_flags() -> dict[str, set[str]]:
     text = io.StringIO()
     with contextlib.redirect_stdout(text), pytest.raises(SystemExit):
         main(["--help"])
-    recipe = runpy.run_path(str(ROOT / "recipes" / "encoder_pairs.py"))["PairsArguments"]
+    options = dataclass_fields(SentenceTransformerTrainingArguments)
     return {
         "eval": set(re.findall(r"--([a-z_]+)", text.getvalue())),
-        "train": dataclass_fields(SentenceTransformerTrainingArguments) | dataclass_fields(recipe),
         "run": dataclass_fields(TrainingArguments),
+        **{recipe: options | dataclass_fields(getattr(load_recipe(recipe), cls)) for recipe, cls in RECIPES.items()},
     }
 
 
 def test_tamft_commands_and_flags_exist(known_flags):
     seen = set()
     for page, words in commands():
+        recipe = next((match[1] for word in words if (match := re.fullmatch(r"recipes/(\w+)\.py", word))), None)
         if words[0] == "tamft" and not words[1].startswith("-"):
             command, rest = words[1], words[2:]
             assert command in COMMANDS, f"{page}: tamft {command}"
+            recipe = rest[0] if command == "train" else None
         elif "tamft.run" in words:
             command, rest = "run", words[words.index("tamft.run") + 1 :]
-        elif "recipes/encoder_pairs.py" in words:
-            command, rest = "train", words[words.index("recipes/encoder_pairs.py") + 1 :]
+        elif recipe is not None:
+            command, rest = "train", words[words.index(f"recipes/{recipe}.py") + 1 :]
         else:
             continue
         seen.add(command)
         launcher = next((i for i, word in enumerate(rest) if word in ("accelerate", "torchrun", "trl")), None)
         rest = rest[:launcher]  # what follows is the launcher's
-        unknown = set(flags(rest)) - known_flags.get(command, set(flags(rest)))
+        unknown = set(flags(rest)) - known_flags.get(recipe or command, set(flags(rest)))
         assert not unknown, f"{page}: {' '.join(words)}: {unknown}"
         if "--optim" in rest:
             optim = rest[rest.index("--optim") + 1]

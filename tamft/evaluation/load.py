@@ -5,18 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tamft import probes
 from tamft.evaluation.identity import Identity
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-# Ordinary sentences: an adapter that changes none of their embeddings changes nothing anybody would notice.
-PROBES = [
-    "How do I get a refund for a transfer that failed?",
-    "A man is playing a guitar on the street.",
-    "The committee will publish its findings next week.",
-    "protein folding",
-]
 NO_OP = (
     "the adapter changes nothing: the embeddings equal its base model's. Was it trained, saved, and are its weights "
     "the ones meant?"
@@ -185,9 +179,9 @@ def _check_adapter_fits(model: "SentenceTransformer", identity: Identity) -> Non
 
 
 def changes_nothing(model: "SentenceTransformer") -> bool:
-    """Whether the loaded adapter leaves the base model's embeddings as they are (to 1e-6 of their size)."""
-    with_adapter = model.encode(PROBES, convert_to_tensor=True, show_progress_bar=False)
+    """Whether the loaded adapter leaves the base model's embeddings as they are (see `tamft.probes`)."""
+    with_adapter = probes.embed(model)
     model.disable_adapters()
-    without = model.encode(PROBES, convert_to_tensor=True, show_progress_bar=False)
+    without = probes.embed(model)
     model.enable_adapters()
-    return bool(torch.allclose(with_adapter, without, rtol=0.0, atol=1e-6 * float(without.abs().max())))
+    return probes.distance(with_adapter, without) <= probes.SAME

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tamft.evaluation import overlap
+
 Record = dict[str, Any]
 
 
@@ -91,7 +93,8 @@ def make_table(records: Sequence[Record], *, transposed: bool = False) -> Table:
 
 
 def notes(records: Sequence[Record]) -> list[str]:
-    """One line for each thing the reader must know: what failed, what is missing, adapters that change nothing."""
+    """One line for each thing the reader must know: what failed, what is missing, adapters that change nothing, overlap
+    with training data."""
     short = labels(list(dict.fromkeys(r["model"] for r in records)))
     lines: dict[str, None] = {}
     for r in records:
@@ -103,7 +106,7 @@ def notes(records: Sequence[Record]) -> list[str]:
             lines[f"missing {r['task']}: {r['reason']}"] = None
         else:
             lines[f"failed  {r['task']} with {short[r['model']]}: {r['reason']}"] = None
-    return list(lines)
+    return [*lines, *overlap.notes(records, short)]
 
 
 def print_table(records: Sequence[Record], console: Console | None = None) -> None:

@@ -45,11 +45,27 @@ def parse(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
     if rest:
         _refuse(rest, fields)
     values = vars(namespace)
-    objects = tuple(_build(cls, values) for cls in classes)
+    # sentence-transformers sets this on several processes, with a warning, because its last batches would make them
+    # wait for ever; a recipe's do not (see batches.Shares), and what was said is what happens.
+    drop_last = values.get("dataloader_drop_last")
+    objects = tuple(_build(cls, values | {"dataloader_drop_last": True}) for cls in classes)
     for training_args in objects:
         if isinstance(training_args, TrainingArguments):
+            training_args.dataloader_drop_last = bool(drop_last)
             _check_optim_args(training_args)
     return objects
+
+
+def origins(argv: Sequence[str]) -> dict[str, str]:
+    """Option -> "command line", the config's file name, or "recipe" (its default is not Trainer's)."""
+    found = dict.fromkeys(DEFAULTS, "recipe")
+    flags = [word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")]
+    first = ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    if name := first.parse_known_args(list(argv))[0].config:
+        path = find_config(name)
+        found |= {str(key).replace("-", "_"): path.name for key, value in read_yaml(path).items() if value is not None}
+    return found | dict.fromkeys(flags, "command line")
 
 
 def _yaml_tokens(path: Path, fields: dict[str, Action]) -> list[str]:
