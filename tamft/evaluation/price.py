@@ -215,7 +215,7 @@ def _estimated(estimate: Size | None, model: Model) -> tuple[float | None, float
 
 def print_price(plan: "Plan", tasks: Sequence["AbsTask"]) -> None:
     """Print the table, the sums, and how sure they are."""
-    from tamft.evaluation.table import labels
+    from tamft.evaluation.summary import labels
 
     found, models = prices(plan, tasks)
     names = list(labels([identity.typed for identity in plan.identities]).values())

@@ -70,11 +70,11 @@ def evaluate(
 
     Returns:
         Records, in the order models × tasks × (split, subset), with the keys model (as typed), name, revision, task,
-        split, subset, metric, main_score (None unless ok), reason, status ("ok", "failed", "missing"), mteb_version,
-        dataset_revision, device, dtype, batch, batch_unit ("tokens" or "texts"), seconds (mteb's time for the task,
-        loading apart; for all its splits and subsets together), command, overlap ({texts, of}: test texts that are in
-        the model's training data, see `tamft.evaluation.overlap`; None: not known). For a stored score, mteb_version to
-        overlap are those of the run that made it.
+        type, split, subset, metric, main_score (None unless ok), reason, status ("ok", "failed", "missing"),
+        mteb_version, dataset_revision, device, dtype, batch, batch_unit ("tokens" or "texts"), seconds (mteb's time for
+        the task, loading apart; for all its splits and subsets together), command, overlap ({texts, of}: test texts
+        that are in the model's training data, see `tamft.evaluation.overlap`; None: not known). For a stored score,
+        mteb_version to overlap are those of the run that made it.
 
     Raises:
         InputError: anything that can be known before the work begins; nothing has been written then.
