@@ -37,6 +37,12 @@ def _run(argv: list[str]) -> int:
     return main(argv)
 
 
+def _report(argv: list[str]) -> int:
+    from tamft.evaluation.report.command import main
+
+    return main(argv)
+
+
 def _plot(argv: list[str]) -> int:
     from tamft.hf.figure import main
 
@@ -61,6 +67,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "recipes": (_recipes, "list, show and copy the recipes, their configs and accelerate's presets"),
     "eval": (_eval, "score models on MTEB tasks, side by side"),
     "suites": (_suites, "suites of MTEB tasks: list them, look inside, get their data"),
+    "report": (_report, "scores side by side: table, Markdown, CSV, JSON or a page; into model cards"),
     "plot": (_plot, "draw loss, alignment, damping and momentum of a training from its log"),
     "doctor": (_doctor, "what is wrong with this machine, a checkpoint, a model or an adapter"),
     "demo": (_demo, "fine-tune a real model with three optimizers and compare, in a few minutes"),

@@ -2,7 +2,9 @@
 
 import html
 import io
+import math
 import re
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -53,32 +55,87 @@ def lines(name: str, curves: Sequence[Line], *, title: str, ylabel: str, level: 
         if line.low:
             axes.fill_between(line.steps, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
         marker = MARKERS[line.number % 4] if len(line.steps) < 40 else ""
-        axes.plot(line.steps, line.values, dash, color=colour, marker=marker, markersize=3.5, label=line.label)
+        axes.plot(line.steps, line.values, dash, color=colour, marker=marker, markersize=3.5, label=_plain(line.label))
     axes.set_xlabel("step")
     axes.set_ylabel(ylabel)
     axes.legend(loc="best", frameon=False, labelcolor=INK)
     return _svg(figure, name, title)
 
 
-def bars(name: str, groups: Sequence[str], series: Sequence[Sequence[float | None]], *, title: str) -> str:
-    """Horizontal bars as an `<svg>` element: one group per task, one bar per model; None leaves a gap.
+class Series(NamedTuple):
+    """Scores of one model; None leaves a gap. `number` picks colour and marker, None those of the baseline."""
 
-    The first series (the base model) has the colour of the text, the others the colours of the curves, in order. The
-    page says which is which: a legend in the picture would be too wide for a phone.
+    label: str
+    number: int | None
+    values: Sequence[float | None]
+
+    @property
+    def colour(self) -> str:
+        return INK if self.number is None else SERIES[self.number % 8]
+
+    @property
+    def marker(self) -> str:
+        return "s" if self.number is None else MARKERS[self.number % 4]
+
+    @property
+    def alpha(self) -> float:
+        return 0.45 if self.number is None else 1.0
+
+
+def bars(name: str, groups: Sequence[str], series: Sequence[Series], *, title: str) -> str:
+    """Horizontal bars as an `<svg>` element: one group per task or type, one bar per model.
+
+    The page says which is which: a legend in the picture would be too wide for a phone.
     """
     figure, axes = _axes(height=0.9 + 0.22 * len(groups) * (len(series) + 1))
     height = 1 / (len(series) + 1)
-    for i, values in enumerate(series):
+    for i, one in enumerate(series):
         places = [g + i * height for g in range(len(groups))]
-        shown = [value if value is not None else 0.0 for value in values]
-        colour = INK if i == 0 else SERIES[(i - 1) % 8]
-        drawn = axes.barh(places, shown, height * 0.9, color=colour, alpha=0.45 if i == 0 else 1)
-        texts = ["" if value is None else f"{value:.3f}" for value in values]
+        shown = [value if value is not None else 0.0 for value in one.values]
+        drawn = axes.barh(places, shown, height * 0.9, color=one.colour, alpha=one.alpha)
+        texts = ["" if value is None else f"{value:.3f}" for value in one.values]
         axes.bar_label(drawn, texts, padding=3, fontsize=8, color=INK)
-    axes.set_yticks([g + height * (len(series) - 1) / 2 for g in range(len(groups))], groups)
-    axes.invert_yaxis()
-    known = [value for values in series for value in values if value is not None]
+    axes.set_yticks([g + height * (len(series) - 1) / 2 for g in range(len(groups))], _short(groups))
+    known = _known(series)
     axes.set_xlim(min([0.0, *known]), max([1.0, *known]) * 1.08)
+    return _rows(figure, axes, name, title)
+
+
+def dots(name: str, groups: Sequence[str], series: Sequence[Series], *, title: str) -> str:
+    """One line per task as an `<svg>` element, a marker for each model's score, a bar from lowest to highest."""
+    figure, axes = _axes(height=0.8 + 0.26 * len(groups))
+    for g in range(len(groups)):
+        values = [one.values[g] for one in series if one.values[g] is not None]
+        if values:
+            axes.plot([min(values), max(values)], [g, g], color=INK, alpha=0.25, linewidth=1.5)
+    for one in series:
+        points = [(value, g) for g, value in enumerate(one.values) if value is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), one.marker, color=one.colour, alpha=max(one.alpha, 0.7), markersize=5)
+    axes.set_yticks(range(len(groups)), _short(groups))
+    axes.set_ylim(-0.6, len(groups) - 0.4)
+    known = _known(series)
+    if known:  # dots need no zero: the range of the scores, widened to tenths
+        axes.set_xlim(math.floor(10 * min(known) - 0.2) / 10, math.ceil(10 * max(known) + 0.2) / 10)
+    return _rows(figure, axes, name, title)
+
+
+def _known(series: Sequence[Series]) -> list[float]:
+    return [value for one in series for value in one.values if value is not None]
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """Long names would leave the picture no room; the table next to it has them whole."""
+    return [_plain(name if len(name) <= 26 else f"{name[:25]}…") for name in names]
+
+
+def _plain(name: str) -> str:
+    """A name as it is: between dollar signs matplotlib would read mathematics, and refuse what is none."""
+    return name.replace("$", r"\$")
+
+
+def _rows(figure: Any, axes: Any, name: str, title: str) -> str:
+    axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     return _svg(figure, name, title)
@@ -106,7 +163,11 @@ def _svg(figure: Any, name: str, title: str) -> str:
     import matplotlib as mpl
 
     stream = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "legend.fontsize": 9}):
+    # The browser has the letters that matplotlib's own font has not.
+    with (
+        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "legend.fontsize": 9}),
+        warnings.catch_warnings(action="ignore", category=UserWarning),
+    ):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
