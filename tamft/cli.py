@@ -13,6 +13,12 @@ def _eval(argv: list[str]) -> int:
     return main(argv)
 
 
+def _suites(argv: list[str]) -> int:
+    from tamft.evaluation.catalogue import main
+
+    return main(argv)
+
+
 def _train(argv: list[str]) -> int:
     from tamft.train.launch import main
 
@@ -53,6 +59,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "run": (_run, "run an unmodified training script with tamft's optimizers known to Trainer"),
     "train": (_train, "train with one of tamft's recipes, through accelerate"),
     "eval": (_eval, "score models on MTEB tasks, side by side"),
+    "suites": (_suites, "suites of MTEB tasks: list them, look inside, get their data"),
     "report": (_report, "scores side by side: table, Markdown, CSV, JSON or a page; into model cards"),
     "plot": (_plot, "draw loss, alignment, damping and momentum of a training from its log"),
     "doctor": (_doctor, "what is wrong with this machine, a checkpoint, a model or an adapter"),

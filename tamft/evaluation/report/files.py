@@ -49,9 +49,9 @@ def read_records(file: Path) -> list[Record]:
 
 
 def result_root(folder: Path) -> Path | None:
-    """Where `<model>/<revision>/<task>.json` begins: in a results folder, a clone, mteb's own cache, or right here."""
+    """Where `<model>/<revision>/<task>.json` begins: in a results folder or a clone, in mteb's own cache, or here."""
     for root in (folder / "results", folder / "remote" / "results", folder):
-        if root.is_dir() and next(root.glob("*/*/*.json"), None) is not None:
+        if root.name == "results" and next(root.glob("*/*/*.json"), None) is not None:
             return root
     return None
 

@@ -94,11 +94,11 @@ def _root(path: Path) -> Path:
 def _once(found: Found) -> list[Record]:
     """One record for each model, task, split and subset, and one name for each identity."""
     kept: dict[tuple[Any, ...], Record] = {}
-    names: dict[tuple[str, str], str] = {}
+    typed = {(r["name"], r["revision"]): r["typed"] for r in reversed(found.records) if r.get("typed")}
     for record in found.records:
         identity = (record["name"], record["revision"])
-        if record.get("typed") or identity not in names:
-            names[identity] = record["model"]
+        record["typed"] = typed.get(identity)
+        record["model"] = typed.get(identity, f"{record['name']} @ {record['revision']}")
         key = (*identity, record["task"], record["split"], record["subset"])
         first = kept.get(key)
         if first is None or (first["status"] != "ok" and record["status"] == "ok"):
@@ -110,10 +110,7 @@ def _once(found: Found) -> list[Record]:
             )
     # a file that cannot be read has neither split nor subset: whoever has the task's scores needs it no more
     done = {(r["name"], r["revision"], r["task"]) for r in kept.values() if r["status"] == "ok"}
-    left = [r for r in kept.values() if r["split"] or (r["name"], r["revision"], r["task"]) not in done]
-    for record in left:
-        record["model"] = names[record["name"], record["revision"]]
-    return left
+    return [r for r in kept.values() if r["split"] or (r["name"], r["revision"], r["task"]) not in done]
 
 
 def _attach(by_label: Mapping[str, tuple[Path, Run]], found: Found, results: Path | None) -> dict[str, str]:
@@ -181,10 +178,9 @@ def _beside(found: Found, published: Path, models: Sequence[str] | None) -> list
 
 def _rename(records: Sequence[Record], scored: Mapping[str, str]) -> None:
     """Give every model the name that the table shows: its run's, the end of its path, or its name on the Hub."""
-    first = {}
+    first: dict[str, Record] = {}
     for r in records:
-        if r["model"] not in first or (r.get("typed") and not first[r["model"]].get("typed")):
-            first[r["model"]] = r
+        first.setdefault(r["model"], r)
     long = {model: r.get("typed") or r["name"] for model, r in first.items() if model not in scored}
     short = labels(list(dict.fromkeys(long.values())))
     names = {model: scored.get(model) or short[long[model]] for model in first}
