@@ -1,6 +1,7 @@
 """The pieces of a report's HTML: one self-contained page, light and dark, for screens from a phone's width on."""
 
 import html
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -53,6 +54,13 @@ def key(number: int | None) -> str:
     colour = "var(--ink);opacity:.45" if number is None else f"var(--s{number % 8})"
     symbol = "■" if number is None else SYMBOLS[number % len(SYMBOLS)]
     return f'<span class="key" style="color:{colour}" aria-hidden="true">{symbol}</span>'
+
+
+def standalone(drawn: str) -> str:
+    """A figure of the page as a file of its own: the colours of light pages, on white."""
+    colours = dict(re.findall(r"--(\w+):([^;}]+)", STYLE.partition("}")[0]))
+    alone = re.sub(r"var\(--(\w+)\)", lambda found: colours[found[1]], drawn)
+    return alone.replace("<svg ", '<svg style="background:#fff" ', 1) + "\n"
 
 
 def table(
