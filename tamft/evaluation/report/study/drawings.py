@@ -138,12 +138,8 @@ def _loss(study: Study) -> Drawing | None:
     if not made:
         return None
     drawn = figures.lines("loss", made, title="Training loss over steps", ylabel="training loss", legend=False)
-    moved = [arm.name for arm in _shown(study) if any(map(perturbed, arm.confirm))]
-    note = (
-        f" The loss of {page.text(', '.join(moved))} is that of weights moved by ρ: it does not compare."
-        if moved
-        else ""
-    )
+    moved = ", ".join(arm.name for arm in _shown(study) if any(map(perturbed, arm.confirm)))
+    note = f" The loss of {page.text(moved)} is that of weights moved by ρ: it does not compare." if moved else ""
     return Drawing(
         drawn,
         f"Training loss of the confirm runs: mean and range over seeds that completed.{note} " + key(study, names),

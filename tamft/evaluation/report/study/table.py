@@ -137,9 +137,9 @@ def question(study: Study) -> str:
     """What was asked, in a sentence."""
     m, count = len(study.verdicts), len(study.tasks)
     return (
-        f"Which optimizer differs from {study.baseline.name}, tuned with the same {study.plan['trials']} trials, in the "
-        f"mean main score of {count} task{'s' * (count > 1)}? {len(study.seeds)} trainings of each, paired t tests over "
-        f"seeds{f' with Holm for {m} optimizers' * (m > 1)}; the smallest effect of interest is "
+        f"Which optimizer differs from {study.baseline.name}, tuned with the same {study.plan['trials']} trials, in "
+        f"the mean main score of {count} task{'s' * (count > 1)}? {len(study.seeds)} trainings of each, paired t tests "
+        f"over seeds{f' with Holm for {m} optimizers' * (m > 1)}; the smallest effect of interest is "
         f"±{study.plan['delta']:g}."
     )
 
