@@ -64,11 +64,13 @@ def lines(
     if level is not None:
         axes.axhline(level, color=INK, linewidth=0.8, alpha=0.5)
     for line in curves:
-        colour, dash = _colour(line.number), "-" if line.number is None else DASHES[line.number % 4]
+        colour, dash = _colour(line.number), _dash(line.number)
         if line.low:
             axes.fill_between(line.steps, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
         marker = _marker(line.number) if len(line.steps) < 40 else ""
-        axes.plot(line.steps, line.values, dash, color=colour, marker=marker, markersize=3.5, label=_plain(line.label))
+        look = {"color": colour, "alpha": _alpha(line.number), "marker": marker, "markersize": 3.5}
+        axes.plot(line.steps, line.values, dash, label=_plain(line.label), **look)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     if legend:
@@ -93,10 +95,11 @@ def sensitivity(name: str, arms: Sequence[Search], *, title: str, ylabel: str, c
     """
     figure, axes = _axes()
     for arm in arms:
-        colour, dash = _colour(arm.number), "-" if arm.number is None else DASHES[(arm.number or 0) % 4]
+        colour, dash, alpha = _colour(arm.number), _dash(arm.number), _alpha(arm.number)
         order = sorted(range(len(arm.rates)), key=arm.rates.__getitem__)
         rates, scores = [arm.rates[i] for i in order], [arm.scores[i] for i in order]
-        axes.plot(rates, scores, dash if connect else "", color=colour, marker=_marker(arm.number), markersize=5)
+        look = {"color": colour, "alpha": alpha, "marker": _marker(arm.number), "markersize": 5}
+        axes.plot(rates, scores, dash if connect else "", **look)
         if arm.chosen is not None:
             place = (arm.rates[arm.chosen], arm.scores[arm.chosen])
             axes.plot(*place, "o", markersize=12, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.3)
@@ -104,6 +107,10 @@ def sensitivity(name: str, arms: Sequence[Search], *, title: str, ylabel: str, c
         foot = axes.get_xaxis_transform()
         axes.plot(arm.lost, [0.03] * len(arm.lost), "x", color=colour, markersize=7, transform=foot, clip_on=False)
     axes.set_xscale("log")
+    tried = sorted({rate for arm in arms for rate in (*arm.rates, *arm.lost)})
+    if len(tried) <= 6:
+        axes.set_xticks(tried, [f"{rate:g}" for rate in tried])
+        axes.set_xticks([], minor=True)
     axes.set_xlabel("learning rate")
     axes.set_ylabel(ylabel)
     return _svg(figure, name, title)
@@ -164,7 +171,7 @@ class Series(NamedTuple):
 
     @property
     def alpha(self) -> float:
-        return 0.45 if self.number is None else 1.0
+        return _alpha(self.number)
 
 
 def bars(name: str, groups: Sequence[str], series: Sequence[Series], *, title: str) -> str:
@@ -207,6 +214,14 @@ def dots(name: str, groups: Sequence[str], series: Sequence[Series], *, title: s
 
 def _colour(number: int | None) -> str:
     return INK if number is None else SERIES[number % 8]
+
+
+def _alpha(number: int | None) -> float:
+    return 0.45 if number is None else 1.0
+
+
+def _dash(number: int | None) -> str:
+    return "-" if number is None else DASHES[number % 4]
 
 
 def _marker(number: int | None) -> str:

@@ -1,6 +1,6 @@
 """The page of a study: verdicts in plain words, then the table, then figures, then where all of it is from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tamft.evaluation.report import page
 from tamft.evaluation.report.study import table
@@ -19,6 +19,7 @@ def make_page(study: Study, *, command: str | None = None) -> str:
     sections = {
         "Verdicts": _verdicts(study),
         "Comparison": _comparison(study) + plots("forest", "tasks") + _by_task(study),
+        "Costs": _costs(study),
         "Controls": _paragraphs(table.controls(study)),
         "Tests": _tests(study),
         "Search": _search(study) + plots("sensitivity", "best_of_k"),
@@ -50,17 +51,50 @@ def _verdicts(study: Study) -> str:
 
 
 def _comparison(study: Study) -> str:
-    head = [
-        *("arm", "verdict", "suite mean", "difference", "95 % interval", "adjusted p: different", "equivalent"),
-        *("seeds", "chosen", "seconds", "peak memory, MiB", "state, MiB", "steps to the baseline's loss"),
+    head = ("arm", "verdict", "suite mean", "difference", "p: different", "p: equivalent", "seeds", "seconds")
+    rows, classes = _lines(study, lambda line: _judged(table.cells(line)))
+    base = study.baseline.name
+    return page.table(
+        f"Suite means; differences from {base} with 95 % intervals; p adjusted by Holm. Controls: p as it is, and no "
+        "verdict.",
+        page.words(head),
+        rows,
+        classes,
+    )
+
+
+def _judged(cells: Mapping[str, str]) -> list[str]:
+    interval = cells["95 % interval"]
+    under = "" if interval == table.DASH else f"<small>{page.text(interval)}</small>"
+    names = ("verdict", "suite mean", "difference", "adjusted p: different", "equivalent", "seeds", "seconds")
+    made = {name: page.text(cells[name]) for name in names}
+    made["verdict"] = f"<b>{made['verdict']}</b>"
+    made["difference"] = f"<td>{made['difference']}{under}</td>"
+    return list(made.values())
+
+
+def _costs(study: Study) -> str:
+    names = table.COSTS
+    rows, _ = _lines(study, lambda line: [page.text(table.cells(line)[name]) for name in names])
+    caption = (
+        "What was chosen and what it costs: medians over the confirm runs that completed. Steps: until the training "
+        "loss is at or below the baseline's final one; with ρ > 0 it does not compare."
+    )
+    return page.table(caption, page.words(("arm", *names)), rows[study.base is not None :])
+
+
+def _lines(study: Study, cells: Callable[[table.Line], list[str]]) -> tuple[list[list[str]], dict[int, str]]:
+    """Rows of a table with a line for each arm, and which of them has a rule above: the first control."""
+    lines = table.lines(study)
+    rows = [
+        [
+            f"{page.key(line.number) * (line.arm is not None)}{page.text(line.name)}<small>{line.role}</small>",
+            *cells(line),
+        ]
+        for line in lines
     ]
-    rows, classes = [], {}
-    for i, line in enumerate(table.lines(study)):
-        name = page.key(line.number) * (line.arm is not None) + page.text(line.name)
-        rows.append([f"{name}<small>{page.text(line.role)}</small>", *map(page.text, table.cells(line))])
-        if line.role == "control" and "line" not in classes.values():
-            classes[i] = "line"
-    return page.table(f"Suite means, and differences from {study.baseline.name}", head, rows, classes)
+    first = next((i for i, line in enumerate(lines) if line.role == "control"), None)
+    return rows, {} if first is None else {first: "line"}
 
 
 def _by_task(study: Study) -> str:
@@ -83,7 +117,7 @@ def _span(mean: float, low: float | None, high: float | None) -> str:
 
 def _tests(study: Study) -> str:
     rows = [[page.text(cell) for cell in row] for row in table.tests(study)]
-    made = page.table("The tests behind the verdicts; controls are not adjusted", table.TESTS, rows)
+    made = page.table("The tests behind the verdicts; controls are not adjusted", page.words(table.TESTS), rows)
     return f'{made}<p class="dim">{page.text(table.SIGN_FLIP)}</p>'
 
 
@@ -93,4 +127,4 @@ def _search(study: Study) -> str:
         for name, _, done, chosen, score in table.searches(study)
     ]
     head = ["arm", "finished trials", "chosen", "selection score"]
-    return page.table(f"Chosen by: {table.selected_by(study)}, mean over the screening seeds", head, rows)
+    return page.table(f"Chosen by: {table.selected_by(study)}, mean over the screening seeds", page.words(head), rows)

@@ -59,34 +59,40 @@ def numbers(study: Study) -> dict[str, int | None]:
     return {study.baseline.name: None, **{name: i for i, name in enumerate(others)}}
 
 
-def cells(line: Line) -> list[str]:
-    """The cells of the comparison's table behind the arm's name."""
+COSTS = ("chosen", "seconds", "peak memory, MiB", "state, MiB", "steps to the baseline's loss")
+
+
+def cells(line: Line) -> dict[str, str]:
+    """What the tables show about an arm, by the names of their columns."""
     verdict, span, cost = line.verdict, line.difference, line.cost
     judged = verdict is not None and line.role == "optimizer"
     decided = verdict is not None and verdict.word != compare.UNFINISHED
 
-    def number(value: float | None, form: str, unit: float = 1) -> str:
+    def number(value: Any, form: str, unit: float = 1) -> str:
         return DASH if value is None else format(value / unit, form)
 
     settings = DASH if line.arm is None or not line.arm.confirm else values_text(line.arm.confirm[0]["params"])
     interval = DASH if span is None or span.low is None else f"{span.low:+.4f} to {span.high:+.4f}"
-    found = [
-        (verdict.word if judged else f"p {p_text(verdict.p)}") if verdict else DASH,
-        number(line.means.mean, ".4f"),
-        number(span.mean if span else None, "+.4f"),
-        interval,
-        p_text(verdict.p_adjusted) if verdict and judged and decided else DASH,
-        p_text(verdict.tost_adjusted) if verdict and judged and decided else DASH,
-        _seeds(line),
-        settings,
-    ]
-    if cost is None:
-        return [*found, *[DASH] * 4]
-    steps = DASH if cost.steps is None else f"{cost.steps:g}"
-    if cost.reached < cost.compared:
-        steps = f"{steps} ({cost.reached} of {cost.compared} runs)" if cost.reached else "never"
-    memory = [number(value, ".1f", 2**20) for value in (cost.peak_memory_bytes, cost.state_bytes)]
-    return [*found, number(cost.seconds, ".1f"), *memory, steps]
+    steps = DASH
+    if cost is not None and cost.compared:
+        steps = "never" if cost.steps is None else f"{cost.steps:g}"
+        if 0 < cost.reached < cost.compared:
+            steps += f" ({cost.reached} of {cost.compared} runs)"
+    return {
+        "role": line.role,
+        "verdict": (verdict.word if judged else f"p {p_text(verdict.p)}") if verdict else DASH,
+        "suite mean": number(line.means.mean, ".4f"),
+        "difference": number(span.mean if span else None, "+.4f"),
+        "95 % interval": interval,
+        "adjusted p: different": p_text(verdict.p_adjusted) if verdict and judged and decided else DASH,
+        "equivalent": p_text(verdict.tost_adjusted) if verdict and judged and decided else DASH,
+        "seeds": _seeds(line),
+        "chosen": settings,
+        "seconds": number(cost and cost.seconds, ".1f"),
+        "peak memory, MiB": number(cost and cost.peak_memory_bytes, ".1f", 2**20),
+        "state, MiB": number(cost and cost.state_bytes, ".1f", 2**20),
+        "steps to the baseline's loss": steps,
+    }
 
 
 def _seeds(line: Line) -> str:

@@ -17,10 +17,6 @@ from tamft.evaluation.report.text import plain
 from tamft.evaluation.study import remarks
 from tamft.evaluation.study.runs import Study, suite_mean
 
-HEAD = (
-    *("arm", "role", "verdict", "suite mean", "difference", "95 % interval", "adjusted p: different", "equivalent"),
-    *("seeds", "chosen", "seconds", "peak MiB", "state MiB", "steps to the baseline's loss"),
-)
 COLUMNS = (
     *(
         "part",
@@ -44,7 +40,7 @@ COLUMNS = (
 
 def markdown(study: Study) -> str:
     """For GitHub: verdicts, tables, what to know, provenance."""
-    named = [[line.name, line.role, *table.cells(line)] for line in table.lines(study)]
+    compared = [{"arm": line.name, **table.cells(line)} for line in table.lines(study)]
     by_task = [
         [name + (f" ({kind})" if kind else ""), *(_span(study, arm, tasks) for arm in study.verdicts)]
         for name, kind, tasks in table.parts(study)
@@ -57,7 +53,7 @@ def markdown(study: Study) -> str:
         _list(list(table.sentences(study).values())),
         _list([f"WARNING {line}" for line in remarks.warnings(study)]),
         "## Comparison",
-        _grid(HEAD, named),
+        _grid(list(compared[0]), [list(cells.values()) for cells in compared]),
         "## Difference by task and by type: description, without verdicts",
         _grid([f"from {base}", *study.verdicts], by_task),
         "## Controls",
@@ -144,14 +140,12 @@ def print_study(study: Study, console: Console | None = None) -> None:
         console.print(Text(f"• {text}"))
     grid = Table(title=f"suite means, and differences from {study.baseline.name}")
     # what fits into 80 columns; the sentences have the intervals and p
-    for i, name in enumerate(("arm", "verdict", "suite mean", "difference", "seeds", "seconds")):
+    shown = ("verdict", "suite mean", "difference", "seeds", "seconds")
+    for i, name in enumerate(("arm", *shown)):
         grid.add_column(name, justify="right" if i else "left", overflow="fold")
     for line in table.lines(study):
-        cells = dict(zip(HEAD[2:], table.cells(line), strict=True))
-        grid.add_row(
-            Text(line.name),
-            *(Text(cells[name]) for name in ("verdict", "suite mean", "difference", "seeds", "seconds")),
-        )
+        cells = table.cells(line)
+        grid.add_row(Text(line.name), *(Text(cells[name]) for name in shown))
     console.print(grid)
     for text in table.controls(study):
         console.print(Text(text, style="dim"))
