@@ -96,20 +96,26 @@ def dataclass_fields(cls: type) -> set[str]:
     return {field.name for field in dataclasses.fields(cls)}
 
 
-@pytest.fixture(scope="module")
-def known_flags() -> dict[str, set[str]]:
-    """Flags of `tamft eval`, of the recipe and of a script that reads TrainingArguments."""
-    from sentence_transformers import SentenceTransformerTrainingArguments
-    from transformers import TrainingArguments
-
-    from tamft.evaluation.score import main
-
+def flags_in_help(main) -> set[str]:
     text = io.StringIO()
     with contextlib.redirect_stdout(text), pytest.raises(SystemExit):
         main(["--help"])
+    return set(re.findall(r"--([a-z_]+)", text.getvalue()))
+
+
+@pytest.fixture(scope="module")
+def known_flags() -> dict[str, set[str]]:
+    """Flags of `tamft eval` and `tamft report`, of the recipe and of a script that reads TrainingArguments."""
+    from sentence_transformers import SentenceTransformerTrainingArguments
+    from transformers import TrainingArguments
+
+    from tamft.evaluation.report.command import main as report
+    from tamft.evaluation.score import main as evaluate
+
     recipe = runpy.run_path(str(ROOT / "recipes" / "encoder_pairs.py"))["PairsArguments"]
     return {
-        "eval": set(re.findall(r"--([a-z_]+)", text.getvalue())),
+        "eval": flags_in_help(evaluate),
+        "report": flags_in_help(report),
         "train": dataclass_fields(SentenceTransformerTrainingArguments) | dataclass_fields(recipe),
         "run": dataclass_fields(TrainingArguments),
     }

@@ -34,8 +34,10 @@ def count_tokens(model: "SentenceTransformer", texts: Sequence[str], prompt: str
 
     A model without a tokenizer of the usual kind is served with a guess: four characters are a token.
     """
+    from transformers import PreTrainedTokenizerBase
+
     tokenizer = getattr(model, "tokenizer", None)
-    if not hasattr(tokenizer, "num_special_tokens_to_add"):
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return np.array([(len(prompt) + len(text)) // 4 + 1 for text in texts], dtype=np.int64)
     counts: list[int] = []
     for start in range(0, len(texts), CHUNK):

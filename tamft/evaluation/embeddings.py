@@ -16,8 +16,8 @@ class EmbeddingCache:
 
     It lives and dies with the loaded model: the model's identity and dtype are not part of the key because there is no
     other in here. What else decides an embedding is: the text, its prompt, and the role (query, document, neither)
-    where the model knows roles. mteb's own CachedEmbeddingWrapper keeps files for each task, without a bound, and shares
-    nothing between tasks.
+    where the model knows roles. mteb's own CachedEmbeddingWrapper keeps files for each task, without a bound, and
+    shares nothing between tasks.
     """
 
     def __init__(self, megabytes: float) -> None:

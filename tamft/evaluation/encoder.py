@@ -134,6 +134,7 @@ class Encoder:
         options = {key: options[key] for key in ("prompt", "prompt_name") if options.get(key) is not None}
         options["show_progress_bar"] = False
 
+        _check_characters(texts)
         unique = list(dict.fromkeys(texts))
         self._texts += len(unique)
         if self.cache is None and self.batch.unit == "texts":
@@ -239,6 +240,18 @@ class Encoder:
         prompts = self._model.prompts
         chosen = options.get("prompt_name") or next((p for p in PROMPT_NAMES[name] if p in prompts), None)
         return prompts.get(chosen or self._model.default_prompt_name) or ""
+
+
+def _check_characters(texts: list[str]) -> None:
+    """A lone surrogate is half a character of UTF-16: no tokenizer takes it, and their errors do not say which text."""
+    for number, text in enumerate(texts, 1):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"text {number} of {len(texts)} holds half a character (lone surrogate U+{ord(text[error.start]):04X}) "
+                f"at position {error.start}: {text[max(0, error.start - 20) : error.start + 20]!r}; correct the data"
+            ) from None
 
 
 def _knows_roles(model: "SentenceTransformer") -> bool:

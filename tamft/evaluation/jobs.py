@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tamft.evaluation.data import report_missing
 from tamft.evaluation.identity import Identity
 from tamft.evaluation.options import Options
 from tamft.evaluation.progress import Monitor, Progress, expected_texts
@@ -62,6 +63,7 @@ def score_all(plan: Plan, tasks: list["AbsTask"]) -> list[Record]:
             else:
                 found[model, number] = records
     if jobs:
+        report_missing(tasks[number] for number in dict.fromkeys(number for _, number in jobs))
         sizes = {number: expected_texts(tasks[number]) for _, number in jobs}
         progress = Progress(jobs, sizes)
         try:

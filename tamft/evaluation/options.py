@@ -121,7 +121,7 @@ def check_results(folder: Path) -> None:
     """InputError unless results can be written to `folder`; nothing is made to find out."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--results {str(folder)!r} is a file; give a folder")
-    _check_writable("--results", folder)
+    check_writable("--results", folder)
 
 
 def check_json(json_file: str | os.PathLike[str]) -> None:
@@ -129,10 +129,11 @@ def check_json(json_file: str | os.PathLike[str]) -> None:
     path = Path(json_file)
     if path.exists() and not path.is_file():
         raise InputError(f"--json {str(path)!r} is not an ordinary file; give the name of a file to write")
-    _check_writable("--json", path.absolute().parent)
+    check_writable("--json", path.absolute().parent)
 
 
-def _check_writable(flag: str, folder: Path) -> None:
+def check_writable(flag: str, folder: Path) -> None:
+    """InputError unless files can be written to `folder`, or it can be made; nothing is made to find out."""
     place = folder.absolute()
     while not place.exists():
         place = place.parent

@@ -29,6 +29,8 @@ from tamft.parser import Parser
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
 
+    from tamft.evaluation.jobs import Plan
+
 Record = dict[str, Any]
 
 
@@ -38,6 +40,7 @@ def evaluate(
     tasks: Iterable["str | AbsTask"] | None = None,
     suite: str | None = None,
     languages: Sequence[str] | None = None,
+    task_types: Sequence[str] | None = None,
     results: str | os.PathLike[str] | None = None,
     json_file: str | os.PathLike[str] | None = None,
     batch_tokens: int | None = None,
@@ -54,7 +57,7 @@ def evaluate(
 
     Args:
         models: model folders, LoRA adapter folders or Hub names; one or several.
-        tasks, suite, languages: see `tamft.evaluation.tasks.get_tasks`.
+        tasks, suite, languages, task_types: see `tamft.evaluation.tasks.get_tasks`.
         results: folder of mteb's result files (default: "results"); what is done is not done again, and several
             evaluations may share it.
         json_file: where to write the records, too.
@@ -67,21 +70,21 @@ def evaluate(
 
     Returns:
         Records, in the order models × tasks × (split, subset), with the keys model (as typed), name, revision, task,
-        split, subset, metric, main_score (None unless ok), reason, status ("ok", "failed", "missing"), mteb_version,
-        dataset_revision, device, dtype, batch, batch_unit ("tokens" or "texts"), seconds (mteb's time for the task,
-        loading apart; for all its splits and subsets together), command. For a stored score, mteb_version to command
-        are those of the run that made it.
+        type, split, subset, metric, main_score (None unless ok), reason, status ("ok", "failed", "missing"),
+        mteb_version, dataset_revision, device, dtype, batch, batch_unit ("tokens" or "texts"), seconds (mteb's time for
+        the task, loading apart; for all its splits and subsets together), command. For a stored score, mteb_version to
+        command are those of the run that made it.
 
     Raises:
         InputError: anything that can be known before the work begins; nothing has been written then.
         OSError: `json_file` cannot be written in the end (the scores are in `results`).
     """
-    names = _names(models)
-    folder = Path(results if results is not None else "results")
-    check_results(folder)
     if json_file is not None:
         check_json(json_file)
-    options = Options(
+    plan, chosen = prepare(
+        models,
+        {"tasks": tasks, "suite": suite, "languages": languages, "task_types": task_types},
+        results,
         batch_tokens=batch_tokens,
         batch_size=batch_size,
         dtype=dtype,
@@ -91,21 +94,45 @@ def evaluate(
         command=command,
     )
 
-    from tamft.evaluation.identity import identify
-    from tamft.evaluation.tasks import get_tasks
-
-    asked = list(tasks) if tasks is not None else None
-    chosen = get_tasks(asked, suite=suite, languages=languages)
-    identities = [identify(name) for name in names]
-
-    from tamft.evaluation.jobs import Plan, score_all
+    from tamft.evaluation.jobs import score_all
     from tamft.evaluation.results import write_json
 
-    source = {"tasks": asked, "suite": suite, "languages": languages}
-    records = score_all(Plan(identities, source, folder, options), chosen)
+    records = score_all(plan, chosen)
     if json_file is not None:
         write_json(Path(json_file), records)
     return records
+
+
+def prepare(
+    models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    source: dict[str, Any],
+    results: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> tuple["Plan", list["AbsTask"]]:
+    """What would be scored, with everything checked that can be known before the work. Nothing is written.
+
+    Args:
+        models, results: see `evaluate`.
+        source: arguments of `tamft.evaluation.tasks.get_tasks`.
+        options: fields of `tamft.evaluation.options.Options`.
+
+    Raises:
+        InputError: as `evaluate`.
+    """
+    names = _names(models)
+    folder = Path(results if results is not None else "results")
+    check_results(folder)
+    how = Options(**options)
+
+    from tamft.evaluation.data import notice_no_network
+    from tamft.evaluation.identity import identify
+    from tamft.evaluation.jobs import Plan
+    from tamft.evaluation.tasks import get_tasks
+
+    source = source | {"tasks": list(source["tasks"]) if source["tasks"] is not None else None}
+    chosen = get_tasks(**source)
+    notice_no_network(chosen, names)
+    return Plan([identify(name) for name in names], source, folder, how), chosen
 
 
 def _names(models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -135,6 +162,8 @@ examples:
       base model and two tuned models side by side; differences are from the first
   tamft eval runs/lora/model --tasks XQuADRetrieval --languages deu --device cuda --dtype bfloat16
       a LoRA adapter (its base model is found from adapter_config.json), German, on a GPU
+  tamft eval runs/a/model --suite mteb-eng-v2 --dry_run
+      what that would cost here; nothing is scored
   tamft eval runs/a/model --suite mteb-eng-v2 --devices all
       tasks spread over every GPU of this machine
 
@@ -163,6 +192,12 @@ def main(argv: Sequence[str]) -> int:
         nargs="+",
         metavar="CODE",
         help="ISO 639-3 codes, or all (default: eng where a task has English, else all the task has)",
+    )
+    parser.add_argument("--task_types", nargs="+", metavar="TYPE", help="only tasks of these types, for example STS")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print texts, tokens, time and disk that it would take, after a short calibration; nothing is downloaded",
     )
     parser.add_argument("--results", default="results", metavar="DIR", help="mteb's result files (default: results)")
     parser.add_argument("--json", metavar="FILE", help="also write the scores as a list of records")
@@ -199,22 +234,15 @@ def main(argv: Sequence[str]) -> int:
     command = shlex.join(["tamft", "eval", *argv])
     if args.json is not None:
         check_json(args.json)
-    records = evaluate(
-        args.models,
-        tasks=args.tasks,
-        suite=args.suite,
-        languages=args.languages,
-        results=args.results,
-        batch_tokens=args.batch_tokens,
-        batch_size=args.batch_size,
-        dtype=args.dtype,
-        cache_mb=args.cache_mb,
-        device=args.device,
-        devices=args.devices,
-        num_processes=args.num_processes,
-        other_versions=args.other_versions,
-        command=command,
-    )
+    source = {key: getattr(args, key) for key in ("tasks", "suite", "languages", "task_types")}
+    how = {key: getattr(args, key) for key in ("batch_tokens", "batch_size", "dtype", "cache_mb", "other_versions")}
+    where = {key: getattr(args, key) for key in ("device", "devices", "num_processes")}
+    if args.dry_run:
+        from tamft.evaluation.price import print_price
+
+        print_price(*prepare(args.models, source, args.results, devices=choose_devices(**where), **how))
+        return 0
+    records = evaluate(args.models, results=args.results, command=command, **source, **how, **where)
     print_table(records)
     from tamft.evaluation.results import write_json
 

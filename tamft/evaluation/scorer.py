@@ -11,6 +11,7 @@ from mteb._set_seed import _set_seed
 from mteb.abstasks import AbsTask
 from mteb.results import TaskResult
 
+from tamft.evaluation.data import load_data
 from tamft.evaluation.embeddings import EmbeddingCache
 from tamft.evaluation.encoder import Batch, Encoder
 from tamft.evaluation.identity import Identity
@@ -70,13 +71,7 @@ class Scorer:
             seconds = round(time.monotonic() - start, 3)
         records = self.stored(task) if status == "ok" else None
         if records is None:
-            self._say(task, f"{status}: {reason}")
-            provenance = self._provenance() | {"seconds": seconds}
-            return [
-                self._record(task, split, subset, None, status, reason, provenance)
-                for split in task.eval_splits
-                for subset in task.hf_subsets
-            ]
+            return self.without_score(task, status, reason, seconds)
         score = f"{sum(r['main_score'] for r in records) / len(records):.4f}" if _all_ok(records) else "no score"
         self._say(task, f"{score} ({seconds:.0f} s)")
         return records
@@ -86,7 +81,8 @@ class Scorer:
     ) -> list[Record]:
         """Say why a task has no score, and the records that say so."""
         self._say(task, f"{status}: {reason}")
-        provenance = self._provenance() | {"seconds": seconds}
+        # what is missing says nothing about the model, whether or not another task had it loaded already
+        provenance = self._provenance(used=status != "missing") | {"seconds": seconds}
         return [
             self._record(task, split, subset, None, status, reason, provenance)
             for split in task.eval_splits
@@ -108,7 +104,7 @@ class Scorer:
         task.rng_state, task.np_rng = _set_seed(task.seed)
         try:
             if not task.is_aggregate:
-                task.load_data()
+                load_data(task)
         except Exception as error:  # noqa: BLE001 - data sets come with their own loading code; told apart here
             if _is_unavailable(error):
                 return "missing", f"the data is not in the local cache and cannot be fetched ({_brief(error)})"
@@ -131,7 +127,8 @@ class Scorer:
         if outdated:
             self._say(task, f"{outdated}; scoring again")
         self.earlier = None if outdated else self.cache.provenance(self.identity, task)["warning"]
-        self.cache.describe = self._provenance
+        of = {"model": self.identity.typed, "type": str(task.metadata.type)}  # for `tamft report`: nobody else knows
+        self.cache.describe = lambda: self._provenance() | of
         try:
             mteb.evaluate(
                 self.wrapper,
@@ -173,8 +170,8 @@ class Scorer:
     def _say(self, task: AbsTask, line: str) -> None:
         self.monitor.say(f"{task.metadata.name} · {self.label}: {line}")
 
-    def _provenance(self) -> dict[str, Any]:
-        encoder = self.encoder
+    def _provenance(self, *, used: bool = True) -> dict[str, Any]:
+        encoder = self.encoder if used else None
         if encoder is None:
             return dict.fromkeys(PROVENANCE_KEYS) | {"command": self.options.command}
         found = [self.warning, *(self.earlier or "").split("; "), *encoder.findings()]
@@ -217,6 +214,7 @@ class Scorer:
             "name": self.identity.name,
             "revision": self.identity.revision,
             "task": task.metadata.name,
+            "type": str(task.metadata.type),
             "split": split,
             "subset": subset,
             "metric": task.metadata.main_score,

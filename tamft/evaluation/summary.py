@@ -245,23 +245,36 @@ def _who(found: Mapping[str, Sequence[str]]) -> str:
 # --- what the reader must know ----------------------------------------------------------------------------------------
 
 
-def notes(records: Sequence[Record], short: Mapping[str, str]) -> list[str]:
-    """One line for each thing the reader must know, once: what failed, what is missing, what a score hides."""
+def notes(records: Sequence[Record], short: Mapping[str, str] | None = None) -> list[str]:
+    """One line for each thing the reader must know, once: what failed, what is missing, what a score hides.
+
+    `short`: how the table calls the models; None: the ends of their paths.
+    """
+    short = short or labels(list(dict.fromkeys(r["model"] for r in records)))
     lines: dict[str, None] = {}
     for r in records:
         model, reason = short[r["model"]], r["reason"]
         if r["status"] == "ok":
-            for text in _warnings(r):
-                lines[f"WARNING {model}: {text}"] = None
+            lines |= {f"WARNING {model}: {reason}": None} if reason else {}
         elif r["status"] == MISSING:
             lines[f"missing {r['task']}: {reason}" if reason else f"missing {r['task']} with {model}"] = None
         else:
             lines[f"failed  {r['task']} with {model}: {reason}"] = None
-    return list(lines)
+    return [*lines, *_overlaps(records, short)]
 
 
-def _warnings(record: Record) -> list[str]:
-    return [record["reason"]] if record["reason"] else []
+def _overlaps(records: Sequence[Record], short: Mapping[str, str]) -> list[str]:
+    """A line for each task and model where test texts were trained on: their number over all splits and subsets."""
+    sums: dict[tuple[str, str], tuple[int, int]] = {}
+    for r in records:
+        if found := r.get("overlap"):
+            texts, of = sums.get((r["task"], r["model"]), (0, 0))
+            sums[r["task"], r["model"]] = (texts + found["texts"], of + found["of"])
+    return [
+        f"overlap {task}: {texts} of {of} test texts are in the training data of {short[model]}"
+        for (task, model), (texts, of) in sums.items()
+        if texts
+    ]
 
 
 def _incomplete(

@@ -15,7 +15,7 @@ from tests.evaluation.tiny_tasks import PAIRS
 pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
 KEYS = [
-    *("model", "name", "revision", "task", "split", "subset", "metric", "main_score", "reason", "status"),
+    *("model", "name", "revision", "task", "type", "split", "subset", "metric", "main_score", "reason", "status"),
     *("mteb_version", "dataset_revision", "device", "dtype", "batch", "batch_unit", "seconds", "command"),
 ]
 
@@ -52,6 +52,7 @@ def test_a_record(score, tiny_model):
         "model": str(tiny_model),
         "name": "local/model",
         "task": "TinySTS",
+        "type": "STS",
         "split": "test",
         "subset": "default",
         "metric": "cosine_pearson",
@@ -279,7 +280,7 @@ def test_a_disk_that_fills_up_costs_the_task_and_not_the_others(score, tiny_mode
     assert "No space left on device" in records[0]["reason"]
 
 
-@pytest.mark.parametrize(("asked", "got"), [({"batch_size": 32}, (4, "texts")), ({}, (36, "tokens"))])
+@pytest.mark.parametrize(("asked", "got"), [({"batch_size": 32}, (4, "texts")), ({}, (12, "tokens"))])
 def test_out_of_memory_halves_the_batch(score, tiny_model, tmp_path, small_memory, asked, got, capsys):
     (record,) = score(tiny_model, batch_size=1)
     small_memory(rows=4)

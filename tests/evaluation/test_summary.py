@@ -106,6 +106,12 @@ def test_equal_at_four_digits_has_no_winner():
     assert [second.is_best(m) for m in "ab"] == [False, True]
 
 
+def test_test_texts_that_were_trained_on_are_said_once():
+    rows = [record("a", "A", 0.5, subset=s, overlap={"texts": n, "of": 20}) for s, n in (("en", 3), ("de", 0))]
+    rows += [record("b", "A", 0.5, subset=s, overlap={"texts": 0, "of": 20}) for s in ("en", "de")]
+    assert summarize(rows).notes == ("overlap A: 3 of 40 test texts are in the training data of a",)
+
+
 VERSIONS = [
     {"mteb_version": "2.10.0"},
     {"dataset_revision": "another"},

@@ -87,7 +87,11 @@ def with_scores(card: str, records: Sequence[Record], path: Path, *, name: str) 
         raise InputError(f"{path}: its {KEY} is not of the usual form ({error!r}); mend or delete it") from None
     lines = yaml_dump({KEY: kept}, sort_keys=False).rstrip("\n").split("\n")
     made = end.join(_replace_key(text.splitlines(), lines))
-    if repr(_metadata(made, path)) != repr({**data, KEY: kept}):  # as text, because a score may be NaN
+    try:
+        same = repr(yaml.safe_load(made)) == repr({**data, KEY: kept})  # as text, because a score may be NaN
+    except yaml.YAMLError:
+        same = False
+    if not same or (KEY in data and not any(line.startswith(f"{KEY}:") for line in text.splitlines())):
         raise InputError(f"{path}: its {KEY} cannot be replaced without touching the rest; write it in block style")
     if block:
         return card[: block.start(2)] + made + card[block.end(2) :]

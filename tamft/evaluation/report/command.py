@@ -1,7 +1,6 @@
 """`tamft report`: scores of several models side by side, as a table, a file or a page."""
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from tamft.evaluation.report.study.files import is_study
 from tamft.parser import Parser
 
 if TYPE_CHECKING:
+    from tamft.evaluation.report.runs import Run
     from tamft.evaluation.summary import Summary
 
 FORMATS = {"md": ".md", "csv": ".csv", "html": ".html", "json": ".json", "jsonl": ".jsonl"}
@@ -24,7 +24,7 @@ examples:
       everything that `tamft eval --results results` has stored, as a table
   tamft report runs/adamw runs/adatamw --baseline adamw_torch --out report.html
       two training runs: curves, scores (from ./results), what they depend on, as a page that needs no network
-  tamft report scores.json --published ~/results --models all-MiniLM-L6-v2 intfloat/* --mix_versions
+  tamft report scores.json --published ~/results --models all-MiniLM-L6-v2 'intfloat/*' --mix_versions
       own scores beside published ones, from a clone of https://github.com/embeddings-benchmark/results
   tamft report results --suite mteb-eng-v2 --format csv > scores.csv
       the tasks of one suite, with means that are missing until all of them are scored
@@ -38,60 +38,75 @@ Exit codes: 0 ok, 2 bad input (nothing written), 130 interrupted.
 """
 
 
+def collect(
+    paths: Sequence[Path],
+    *,
+    baseline: str | None = None,
+    suite: str | None = None,
+    published: Path | None = None,
+    models: Sequence[str] | None = None,
+    results: Path = Path("results"),
+    mix_versions: bool = False,
+) -> tuple["Summary", dict[str, "Run"]]:
+    """The scores that the paths lead to, side by side, and the training runs among them by their names.
+
+    Args:
+        paths, published, models, results: see `tamft.evaluation.report.sources.find`.
+        baseline: any unambiguous name of the model that differences are from; None: the first.
+        suite: show the tasks of this suite, and all of them; None: what there is.
+        mix_versions: see `tamft.evaluation.summary.summarize`.
+
+    Raises:
+        InputError: see `find`; or an unknown suite, or a baseline that names none or several.
+    """
+    from tamft.evaluation.report.sources import find, find_model
+    from tamft.evaluation.summary import summarize
+
+    tasks = None
+    if suite is not None:
+        from tamft.evaluation.tasks import get_tasks
+
+        tasks = get_tasks(suite=suite)
+    found = find(paths, results=results, published=published, models=models, baseline=baseline)
+    names = {r["model"]: r["model"] for r in found.records}
+    first = find_model(baseline, found.records) if baseline else None
+    summary = summarize(found.records, baseline=first, tasks=tasks, names=names, mix_versions=mix_versions)
+    return replace(summary, notes=(*found.remarks, *summary.notes)), found.runs
+
+
 def main(argv: Sequence[str]) -> int:
     """`tamft report …`. Prints or writes the report; returns 0. Raises InputError."""
     args = _parser().parse_words(argv)
-    studies = [path for path in map(Path, args.paths) if is_study(path)]
-    if studies:
-        return _report_study(args, argv)
+    paths = [Path(path).expanduser() for path in args.paths]
+    if any(map(is_study, paths)):
+        return _report_study(args, paths, argv)
     form = args.format or _from_suffix(args.out)
     if form == "jsonl":
         raise InputError("--format jsonl is for studies of `tamft compare`; these are scores, write --format json")
     out = Path(args.out or "report.html") if args.out or form == "html" else None
     if out is not None:
-        _check_out(out)
+        _check_out(out, paths)
     if form == "html":
         from tamft.evaluation.figures import check_matplotlib
 
         check_matplotlib()
-
-    from tamft.evaluation.report.sources import find, find_model
-    from tamft.evaluation.summary import summarize
-
-    tasks = None
-    if args.suite is not None:
-        from tamft.evaluation.tasks import get_tasks
-
-        tasks = get_tasks(suite=args.suite)
-    found = find(
-        [Path(path).expanduser() for path in args.paths],
-        results=Path(args.results),
+    summary, trained = collect(
+        paths,
+        baseline=args.baseline,
+        suite=args.suite,
         published=Path(args.published).expanduser() if args.published else None,
         models=args.models,
-        baseline=args.baseline,
+        results=Path(args.results).expanduser(),
+        mix_versions=args.mix_versions,
     )
-    names = {r["model"]: r["model"] for r in found.records}
-    baseline = find_model(args.baseline, found.records) if args.baseline else None
-    summary = summarize(found.records, baseline=baseline, tasks=tasks, names=names, mix_versions=args.mix_versions)
-    summary = replace(summary, notes=(*found.remarks, *summary.notes))
     if args.card:
         return _write_cards(args.card, summary)
-
-    command = shlex.join(["tamft", "report", *argv])
     if form is None:
         from tamft.evaluation.table import print_table
 
         print_table(summary)
         return 0
-    if form == "html":
-        from tamft.evaluation.report.html import make_page
-
-        text = make_page(found.runs, summary, command=command)
-    else:
-        from tamft.evaluation.report import text as texts
-
-        made = {"md": texts.markdown, "csv": texts.as_csv, "json": texts.as_json}
-        text = made[form](summary, found.runs)
+    text = _render(form, summary, trained, shlex.join(["tamft", "report", *argv]))
     if out is None:
         sys.stdout.write(text)
     else:
@@ -99,6 +114,16 @@ def main(argv: Sequence[str]) -> int:
         write_atomically(out, text)
         print(f"{out}: {len(summary.models)} models, {len(summary.of('task'))} tasks", file=sys.stderr)
     return 0
+
+
+def _render(form: str, summary: "Summary", trained: dict[str, "Run"], command: str) -> str:
+    if form == "html":
+        from tamft.evaluation.report.html import make_page
+
+        return make_page(trained, summary, command=command)
+    from tamft.evaluation.report import text
+
+    return {"md": text.markdown, "csv": text.as_csv, "json": text.as_json}[form](summary, trained)
 
 
 def _parser() -> Parser:
@@ -143,23 +168,23 @@ def _parser() -> Parser:
     return parser
 
 
-def _report_study(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    if len(args.paths) > 1:
+def _report_study(args: argparse.Namespace, paths: Sequence[Path], argv: Sequence[str]) -> int:
+    if len(paths) > 1:
         raise InputError(f"{' '.join(args.paths)}: a study is reported alone; each has a plan and verdicts of its own")
     for name in ("baseline", "suite", "published", "models", "mix_versions", "card"):
         if getattr(args, name):
             raise InputError(f"--{name} does not go with a study: its plan has decided what is compared, before it ran")
-    out = Path(args.out) if args.out else None
+    out = Path(args.out).expanduser() if args.out else None
     folder = out is not None and args.format is None and (out.is_dir() or args.out.endswith("/"))
     form = args.format or (None if folder else _from_suffix(args.out))
     if out is None and form == "html":
         out = Path("report.html")
     if out is not None and not folder:
-        _check_out(out)
+        _check_out(out, paths)
 
     from tamft.evaluation.report.study.command import report
 
-    return report(Path(args.paths[0]), form=form, out=out, folder=folder, argv=argv)
+    return report(paths[0], form=form, out=out, folder=folder, argv=argv)
 
 
 def _write_cards(folders: Sequence[str], summary: "Summary") -> int:
@@ -180,11 +205,11 @@ def _from_suffix(out: str | None) -> str | None:
     raise InputError(f"--out {out!r}: its suffix is no format; write --format, one of {', '.join(FORMATS)}")
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, paths: Sequence[Path]) -> None:
+    from tamft.evaluation.options import check_writable
+
     if out.exists() and not out.is_file():
         raise InputError(f"--out {str(out)!r} is not an ordinary file; give the name of a file to write")
-    place = out.absolute().parent
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"--out {str(out)!r}: nothing can be written in {str(place)!r}; give another place")
+    if out.resolve() in [path.resolve() for path in paths]:
+        raise InputError(f"--out {str(out)!r} is one of the inputs; give another name")
+    check_writable("--out", out.absolute().parent)

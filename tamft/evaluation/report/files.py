@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 KEYS = {"model", "name", "revision", "task", "split", "subset", "main_score", "status", "reason"}
 STATES = ("ok", "failed", "missing")
+# where `tamft eval --dtype` has its results: below the revision's, as mteb keeps what it calls experiments
+OTHER_PRECISION = "*/experiments/dtype_*"
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,18 @@ def is_wanted(name: str, patterns: Sequence[str] | None) -> bool:
     return patterns is None or any(fnmatch.fnmatchcase(part, p.lower()) for p in patterns for part in parts)
 
 
-def read_results(root: Path, models: Sequence[str] | None = None, tasks: set[str] | None = None) -> list[Stored]:
-    """The result files below the root, of these models and tasks (None: all)."""
+def read_results(
+    root: Path, models: Sequence[str] | None = None, tasks: set[str] | None = None, *, precisions: bool = True
+) -> list[Stored]:
+    """The result files below the root, of these models and tasks (None: all), also those of `tamft eval --dtype`."""
     from tqdm.auto import tqdm
 
     folders = [
         (name, folder)
         for name in model_names(root)
         if is_wanted(name, models)
-        for folder in sorted((root / name.replace("/", "__")).iterdir())
+        for pattern in ("*", OTHER_PRECISION)[: 1 + precisions]
+        for folder in sorted((root / name.replace("/", "__")).glob(pattern))
         if folder.is_dir()
     ]
     found = []
@@ -110,15 +115,19 @@ def as_records(stored: Iterable[Stored]) -> Iterator[Record]:
     """One record for each split and subset; one that failed for a file that cannot be read."""
     for one in stored:
         base: Record = {
-            "model": f"{one.name} @ {one.revision}",
+            "model": one.provenance.get("model") or f"{one.name} @ {one.revision}",
+            "typed": one.provenance.get("model"),
             "name": one.name,
             "revision": one.revision,
             "task": one.file.stem,
+            "type": one.provenance.get("type"),
             **dict.fromkeys(("split", "subset", "metric", "main_score")),
             "reason": one.problem,
             "status": FAILED,
             **dict.fromkeys(("mteb_version", "dataset_revision")),
-            **{key: one.provenance.get(key) for key in ("device", "dtype", "batch", "seconds", "command")},
+            **{
+                key: one.provenance.get(key) for key in ("device", "dtype", "batch", "batch_unit", "seconds", "command")
+            },
         }
         yield from [base] if one.result is None else _from_result(one.result, base, one.provenance)
 
@@ -135,11 +144,12 @@ def _from_result(result: "TaskResult", base: Record, provenance: dict[str, Any])
     for split, entries in result.scores.items():
         for entry in entries:
             record, score = base | {"split": split, "subset": entry["hf_subset"]}, entry.get("main_score")
+            record["overlap"] = ((provenance.get("overlap") or {}).get(split) or {}).get(entry["hf_subset"])
             if score is not None and math.isfinite(score):
                 yield record | {"main_score": float(score), "status": "ok", "reason": provenance.get("warning")}
             else:
-                reason = "the result has no main score" if score is None else f"the score is not a number ({score})"
-                yield record | {"reason": reason}
+                warning = f"; {provenance['warning']}" if provenance.get("warning") else ""
+                yield record | {"reason": f"the score is undefined (NaN){warning}"}
 
 
 def _read(file: Path) -> tuple["TaskResult | None", str | None]:
@@ -157,19 +167,11 @@ def _identity(folder: Path, guess: str) -> tuple[str, str]:
         meta = json.loads((folder / "model_meta.json").read_text(encoding="utf-8"))
         return str(meta["name"]), str(meta["revision"])
     except (OSError, ValueError, KeyError, TypeError):
-        return guess, folder.name
+        return guess, (folder.parent.parent if folder.parent.name == "experiments" else folder).name
 
 
 def _provenance(folder: Path) -> dict[str, dict[str, Any]]:
     """What tamft wrote beside mteb's results, by task: device, dtype, batch, command, warning."""
-    from tamft.evaluation.results import PROVENANCE
+    from tamft.evaluation.results import PROVENANCE, provenance_lines
 
-    found: dict[str, dict[str, Any]] = {}
-    path = folder / PROVENANCE
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            entry = json.loads(line)
-            found[entry["task"]] = entry
-        except (ValueError, KeyError, TypeError):  # cut off while it was written
-            continue
-    return found
+    return {str(entry.get("task")): entry for entry in provenance_lines(folder / PROVENANCE)}

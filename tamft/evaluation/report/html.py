@@ -55,7 +55,7 @@ def make_page(trained: Mapping[str, runs.Run], summary: Summary | None, *, comma
     if summary is not None:
         numbers = scores.colours(summary, list(trained))
         sections["Scores"] = scores.score_table(summary, numbers) + scores.score_plots(summary, numbers)
-        sections["What failed or is missing"] = scores.missing(summary)
+        sections["What else to know"] = scores.remarks(summary)
         sections["What the scores show, and what they do not"] = scores.reading()
         notice = scores.warnings(summary) + notice
         facts += scores.provenance(summary)

@@ -94,8 +94,8 @@ def warnings(summary: Summary) -> list[str]:
     return ([SMOKE_TEST] if synthetic else []) + [note for note in summary.notes if note.startswith("WARNING")]
 
 
-def missing(summary: Summary) -> str:
-    """What failed and what is missing, with the reasons."""
+def remarks(summary: Summary) -> str:
+    """What failed and what is missing, with the reasons, and what a score hides."""
     lines = [note for note in summary.notes if not note.startswith("WARNING")]
     return "<ul>" + "".join(f"<li>{page.text(line)}</li>" for line in lines) + "</ul>" if lines else ""
 
@@ -113,7 +113,11 @@ def provenance(summary: Summary) -> list[tuple[str, Any]]:
 
     def values(key: str) -> Any:
         def read(records: Sequence[dict[str, Any]]) -> str:
-            found = {str(r.get(key)) for r in records if r.get(key) is not None and r["status"] != MISSING}
+            found = {
+                f"{r[key]} {r.get('batch_unit') or 'texts'}" if key == "batch" else str(r[key])
+                for r in records
+                if r.get(key) is not None and r["status"] != MISSING
+            }
             return ", ".join(sorted(found)) or "not known"
 
         return read

@@ -60,7 +60,7 @@ def find(
     scored = _attach(by_label, found, results if only_runs else None)
     _rename(found.records, scored)
     if only_runs:
-        keep = {label for label in by_label if label in scored.values()}
+        keep = set(scored.values())
         if not keep:
             raise InputError(_unscored(folders[0], results))
         keep |= {find_model(baseline, found.records)} if baseline is not None and published is None else set()
@@ -92,14 +92,22 @@ def _root(path: Path) -> Path:
 
 
 def _once(found: Found) -> list[Record]:
-    """One record for each model, task, split and subset, and one name for each identity."""
+    """One record for each model, task, split and subset, and one name for each model.
+
+    A model is an identity, and, where an identity was scored in several precisions, one of these.
+    """
+    typed = {_identity(r): r["typed"] for r in reversed(found.records) if r.get("typed")}
+    precisions: dict[Any, dict[str, None]] = {}
+    for r in found.records:
+        precisions.setdefault(_identity(r), {}).update({r["dtype"]: None} if r.get("dtype") else {})
     kept: dict[tuple[Any, ...], Record] = {}
-    typed = {(r["name"], r["revision"]): r["typed"] for r in reversed(found.records) if r.get("typed")}
     for record in found.records:
-        identity = (record["name"], record["revision"])
-        record["typed"] = typed.get(identity)
-        record["model"] = typed.get(identity, f"{record['name']} @ {record['revision']}")
-        key = (*identity, record["task"], record["split"], record["subset"])
+        identity, of = _identity(record), list(precisions[_identity(record)])
+        precision = (record.get("dtype") or of[0]) if len(of) > 1 else None
+        name = typed.get(identity, f"{record['name']} @ {record['revision']}")
+        record |= {"typed": typed.get(identity), "precision": precision}
+        record["model"] = f"{name}, {precision}" if precision else name
+        key = (record["model"], record["task"], record["split"], record["subset"])
         first = kept.get(key)
         if first is None or (first["status"] != "ok" and record["status"] == "ok"):
             kept[key] = record
@@ -109,34 +117,41 @@ def _once(found: Found) -> list[Record]:
                 f"{first['main_score']:.6f} in one place and {record['main_score']:.6f} in another; the first is shown"
             )
     # a file that cannot be read has neither split nor subset: whoever has the task's scores needs it no more
-    done = {(r["name"], r["revision"], r["task"]) for r in kept.values() if r["status"] == "ok"}
-    return [r for r in kept.values() if r["split"] or (r["name"], r["revision"], r["task"]) not in done]
+    done = {(r["model"], r["task"]) for r in kept.values() if r["status"] == "ok"}
+    return [r for r in kept.values() if r["split"] or (r["model"], r["task"]) not in done]
+
+
+def _identity(record: Record) -> tuple[str, str]:
+    return record["name"], record["revision"]
 
 
 def _attach(by_label: Mapping[str, tuple[Path, Run]], found: Found, results: Path | None) -> dict[str, str]:
     """The label of the run for each of its models that has scores; a remark for each run without."""
     from tamft.evaluation.identity import identify
 
-    models = {(r["name"], r["revision"]): r["model"] for r in found.records}
-    typed = {Path(r["typed"]).resolve(): r["model"] for r in found.records if r.get("typed")}
-    labelled = {}
+    models: dict[Any, dict[str, str | None]] = {}  # identity or place -> model -> precision
+    for r in found.records:
+        for key in (_identity(r), Path(r["typed"]).resolve() if r.get("typed") else None):
+            models.setdefault(key, {})[r["model"]] = r["precision"]
+    labelled: dict[str, str] = {}
     for label, (folder, run) in by_label.items():
         place = folder / (run.get("model_dir") or "")
         if not run.get("model_dir"):
-            model, reason = None, f"the run is {run['status']} and left no model"
+            scored, reason = {}, f"the run is {run['status']} and left no model"
         elif place.is_dir():
             identity = identify(str(place))
-            model = models.get((identity.name, identity.revision))
+            scored = models.get((identity.name, identity.revision), {})
             reason = f"no scores of {identity.name} @ {identity.revision}, the model that is in {place} now"
             reason += f"; run `tamft eval {place} --results {results} …`" if results else ""
         else:  # the run was copied without its model: what was typed must do
-            model, reason = typed.get(place.resolve()), f"its folder {place} is not here, and no scores name it"
-        if model is None:
+            scored, reason = models.get(place.resolve(), {}), f"its folder {place} is not here, and no scores name it"
+        if not scored:
             found.remarks.append(f"missing {label}: {reason}")
-        elif model in labelled:
-            found.remarks.append(f"WARNING {label}: the same model, byte for byte, as {labelled[model]}")
-        else:
-            labelled[model] = label
+        for i, (model, precision) in enumerate(scored.items()):
+            if model in labelled:
+                found.remarks.append(f"WARNING {label}: the same model, byte for byte, as {labelled[model]}")
+            else:
+                labelled[model] = f"{label}, {precision}" if i else label
     return labelled
 
 
@@ -159,7 +174,7 @@ def _beside(found: Found, published: Path, models: Sequence[str] | None) -> list
         raise InputError(f"--published {published}: these are {len(chosen)} models; say which to show with --models")
     parts = {(r["task"], r["split"], r["subset"]) for r in found.records}
     tasks = {task for task, _, _ in parts}
-    records = list(files.as_records(files.join_revisions(files.read_results(root, chosen, tasks))))
+    records = list(files.as_records(files.join_revisions(files.read_results(root, chosen, tasks, precisions=False))))
     shown = [r for r in records if (r["task"], r["split"], r["subset"]) in parts]
     if not shown:
         raise InputError(
@@ -181,13 +196,14 @@ def _rename(records: Sequence[Record], scored: Mapping[str, str]) -> None:
     first: dict[str, Record] = {}
     for r in records:
         first.setdefault(r["model"], r)
-    long = {model: r.get("typed") or r["name"] for model, r in first.items() if model not in scored}
-    short = labels(list(dict.fromkeys(long.values())))
-    names = {model: scored.get(model) or short[long[model]] for model in first}
-    plain = list(names.values())
-    for model, name in names.items():
-        if plain.count(name) > 1 and model not in scored:
-            names[model] = f"{name} @ {str(first[model]['revision'])[:8]}"
+    others = {model: r for model, r in first.items() if model not in scored}
+    short = labels(list(dict.fromkeys(r["typed"] or r["name"] for r in others.values())))
+    plain = [short[r["typed"] or r["name"]] for r in {_identity(r): r for r in others.values()}.values()]
+    names = dict(scored)
+    for model, r in others.items():
+        name = short[r["typed"] or r["name"]]
+        name += f" @ {str(r['revision'])[:8]}" if plain.count(name) > 1 else ""
+        names[model] = f"{name}, {r['precision']}" if r["precision"] else name
     for record in records:
         record["model"] = names[record["model"]]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tamft.evaluation.report import page, runs, scores
+from tamft.evaluation.report import runs, scores
 from tamft.evaluation.summary import Row, Summary
 
 COLUMNS = (
@@ -32,8 +32,7 @@ def markdown(summary: Summary, trained: Mapping[str, runs.Run] | None = None) ->
     notes += [f"- {plain(note)}" for note in summary.notes if not note.startswith("WARNING")]
     notes += [f"- {plain(line)}" for line in scores.DOES_NOT_SHOW[:1]]
     facts = [
-        f"- {plain(name)}: {plain(str(value))}"
-        for name, value in [*scores.provenance(summary), *scores.data(summary), page.written()]
+        f"- {plain(name)}: {plain(str(value))}" for name, value in [*scores.provenance(summary), *scores.data(summary)]
     ]
     if trained:
         facts += [f"- {plain(name)}: {plain(str(value))}" for name, value in runs.provenance(trained)]

@@ -52,6 +52,7 @@ def test_a_results_folder_its_inside_and_mteb_s_cache_are_read_alike(own, tmp_pa
 def test_provenance_beside_the_results_comes_along(own):
     folder = own / "results" / "local__model" / ("a" * 16)
     facts = {"task": "STS12", "device": "cuda", "dtype": "bfloat16", "batch": 64, "command": "tamft eval x"}
+    facts |= {"model": "runs/x/model", "type": "STS", "overlap": {"test": {"default": {"texts": 1, "of": 9}}}}
     lines = [
         json.dumps(facts | {"device": "cpu"}),
         json.dumps(facts | {"warning": "it changes nothing"}),
@@ -60,9 +61,11 @@ def test_provenance_beside_the_results_comes_along(own):
     (folder / "tamft_provenance.jsonl").write_text("\n".join(lines), encoding="utf-8")
     found = {(r["revision"], r["task"]): r for r in find([own]).records}
     one = found["a" * 16, "STS12"]
-    assert {key: one[key] for key in ("device", "dtype", "batch", "command")} == {k: facts[k] for k in list(facts)[1:]}
+    wanted = {key: facts[key] for key in ("device", "dtype", "batch", "command", "type")} | {"model": "x/model"}
+    assert {key: one[key] for key in wanted} == wanted
+    assert one["overlap"] == {"texts": 1, "of": 9}
     assert (one["reason"], one["metric"], one["seconds"]) == ("it changes nothing", "cosine_spearman", 1.5)
-    assert found["a" * 16, "STS13"]["device"] is None
+    assert (found["a" * 16, "STS13"]["model"], found["a" * 16, "STS13"]["device"]) == ("x/model", None)
 
 
 def test_damaged_files_and_scores_that_are_no_numbers_fail_alone(own):
@@ -79,7 +82,7 @@ def test_damaged_files_and_scores_that_are_no_numbers_fail_alone(own):
         ("local/model @ bbbbbbbb", "STS12"): 0.7,
     }
     reasons = {r["task"]: r["reason"] for r in found.records if r["status"] == "failed"}
-    assert "not a number" in reasons["STS12"]
+    assert "undefined" in reasons["STS12"]
     assert "STS13.json cannot be read" in reasons["STS13"]
 
 
@@ -103,6 +106,28 @@ def test_the_same_model_from_two_places_is_one(own, tmp_path):
         ("x/model", "STS13"): 0.6,
         ("x/model", "SICK-R"): 0.9,
         ("local/model", "STS12"): 0.7,
+    }
+    assert not found.remarks
+
+
+def test_two_precisions_of_a_model_are_two_columns(own, tmp_path):
+    folder = own / "results" / "local__model" / ("a" * 16)
+    half = folder / "experiments" / "dtype_bfloat16"
+    half.mkdir(parents=True)
+    for name in ("STS12.json", "model_meta.json"):
+        shutil.copy(folder / name, half)
+    content = json.loads((half / "STS12.json").read_text(encoding="utf-8"))
+    content["scores"]["test"][0]["main_score"] = 0.49
+    (half / "STS12.json").write_text(json.dumps(content), encoding="utf-8")
+    for place, dtype in ((folder, "float32"), (half, "bfloat16")):
+        line = json.dumps({"task": "STS12", "dtype": dtype})
+        (place / "tamft_provenance.jsonl").write_text(line, encoding="utf-8")
+    found = find([own])
+    assert shown(found) == {
+        ("local/model @ aaaaaaaa, float32", "STS12"): 0.5,
+        ("local/model @ aaaaaaaa, float32", "STS13"): 0.6,
+        ("local/model @ aaaaaaaa, bfloat16", "STS12"): 0.49,
+        ("local/model @ bbbbbbbb", "STS12"): 0.7,
     }
     assert not found.remarks
 

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from tamft.evaluation import compare
 from tamft.evaluation.compare import Verdict
-from tamft.evaluation.report import page
 from tamft.evaluation.report.study import table
 from tamft.evaluation.report.text import plain
 from tamft.evaluation.study import remarks
@@ -67,7 +66,7 @@ def markdown(study: Study) -> str:
         "## What to know",
         _list([*remarks.notes(study), *table.LIMITS]),
         "## Provenance",
-        _list([f"{name}: {value}" for name, value in [*table.provenance(study), page.written()]]),
+        _list([f"{name}: {value}" for name, value in table.provenance(study)]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
