@@ -52,7 +52,15 @@ def best_of_k(scores: Sequence[float]) -> list[float]:
     With x_(1) ≤ … ≤ x_(N):  E_k = Σ_i x_(i) C(i-1, k-1) / C(N, k), the unbiased estimator for the best of k.
     """
     x, n = sorted(scores), len(scores)
-    return [math.fsum(x[i] * math.comb(i, k - 1) for i in range(n)) / math.comb(n, k) for k in range(1, n + 1)]
+    curve = []
+    for k in range(1, n + 1):
+        # from the largest down: its weight is k / N, and C(i-1, k-1) = C(i, k-1) (i-k+1) / i (whole binomials overflow)
+        weight, terms = k / n, []
+        for i in range(n - 1, k - 2, -1):
+            terms.append(weight * x[i])
+            weight *= (i - k + 1) / i if i else 0.0
+        curve.append(math.fsum(terms))
+    return curve
 
 
 def budget_curves(arms: Mapping[str, Sequence[Trial]]) -> dict[str, list[float]]:

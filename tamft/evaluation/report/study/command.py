@@ -8,11 +8,12 @@ from pathlib import Path
 from tamft.atomic import write_atomically
 from tamft.errors import InputError
 from tamft.evaluation import compare
+from tamft.evaluation.options import check_writable
 from tamft.evaluation.report.page import standalone
-from tamft.evaluation.report.study.files import as_jsonl, read_study
+from tamft.evaluation.report.study.files import PLAN, ROWS, as_jsonl, read_study
 from tamft.evaluation.study.runs import Study, make_study
 
-FORMS = {"html": "report.html", "md": "report.md", "csv": "report.csv", "jsonl": "study.jsonl"}
+FORMS = {"html": "report.html", "md": "report.md", "csv": "report.csv", "jsonl": "report.jsonl"}
 
 
 def report(path: Path, *, form: str | None, out: Path | None, folder: bool, argv: Sequence[str]) -> int:
@@ -27,6 +28,8 @@ def report(path: Path, *, form: str | None, out: Path | None, folder: bool, argv
         InputError: the study is missing or damaged, scipy or matplotlib is not installed.
     """
     compare.check_scipy()
+    if out is not None:
+        _check_place(out if folder else out.absolute().parent, path, out)
     if folder or form == "html":
         from tamft.evaluation.figures import check_matplotlib
 
@@ -47,6 +50,13 @@ def report(path: Path, *, form: str | None, out: Path | None, folder: bool, argv
         write_atomically(out, _text(study, form, command))
         print(f"{out}: {_counts(study)}", file=sys.stderr)
     return 0
+
+
+def _check_place(folder: Path, study: Path, out: Path) -> None:
+    """InputError for a place that holds a study's own files, or that cannot be written."""
+    if out.resolve() in [(study / name).resolve() for name in (".", PLAN, ROWS)] or (out / PLAN).exists():
+        raise InputError(f"--out {out}: holds the study itself; write {study / 'report'}/ or another place")
+    check_writable("--out", folder.absolute())
 
 
 def _text(study: Study, form: str, command: str) -> str:
