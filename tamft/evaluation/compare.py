@@ -272,6 +272,10 @@ def _raw_p(d: NDArray[Any], delta: float) -> tuple[float, float]:
     return float(difference_p(d)), float(equivalence_p(d, delta))
 
 
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
 def _allowed(
     word: str, span: Interval, testable: bool, planned: int, arm_lost: int, baseline_lost: int, missing: int
 ) -> tuple[str, str]:
@@ -279,7 +283,7 @@ def _allowed(
     if planned < 2:
         return NOTHING, "one seed shows no spread, and another may turn the order around"
     if missing:
-        return UNFINISHED, f"{missing} of {planned} pairs are not there yet; numbers so far are no verdict"
+        return UNFINISHED, f"{missing} of {planned} pairs {_is(missing)} not there yet; numbers so far are no verdict"
     if not arm_lost and not baseline_lost:
         if not testable:
             return NOTHING, "all seeds give the same difference, so the seed changes nothing"

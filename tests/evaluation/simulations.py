@@ -42,6 +42,13 @@ def any_rate(words, *wanted):
     return rate, (rate * (1 - rate) / len(words)) ** 0.5
 
 
+def over_tasks(studies, tasks=40, *, seed=0):
+    """p of t tests over the tasks of one training each, where there is no difference: what this project does not do."""
+    rng = np.random.default_rng(seed)
+    run = 2**0.5 * RUN * rng.standard_normal((studies, 1))
+    return difference_p(run + 2**0.5 * TASK * rng.standard_normal((studies, tasks)))
+
+
 NEVER = 1e-6  # a delta so small that equivalence never comes first
 
 
@@ -59,6 +66,9 @@ def table():
     ):
         words = verdicts(differences(2000, arms, n, effect=effect, tails=tails), delta)
         rows.append((truth, what, *any_rate(words, *wanted)))
+    wrong = over_tasks(2000) < 0.05
+    truth, what = "no difference", "different, by a t test over 40 tasks of one training"
+    rows.append((truth, what, float(wrong.mean()), float(wrong.std()) / len(wrong) ** 0.5))
     return rows
 
 

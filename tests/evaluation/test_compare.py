@@ -162,7 +162,7 @@ WILD = [0.03, -0.02, 0.01, -0.04, 0.02, 0.015]
         ([0.01] * 6, NOTHING, "the seed changes nothing"),
         ([0.02], NOTHING, "one seed"),
         ([MISSING], NOTHING, "one seed"),
-        ([*UP[:5], MISSING], UNFINISHED, "1 of 6 pairs"),
+        ([*UP[:5], MISSING], UNFINISHED, "1 of 6 pairs is"),
         ([*UP[:5], ARM_DIVERGED], UNDECIDED, "the arm diverged in 1 of 6 pairs"),
         ([*NEAR[:5], ARM_DIVERGED], UNDECIDED, "the arm diverged in 1"),
         ([*DOWN[:5], ARM_DIVERGED], WORSE, "the arm diverged in 1"),
