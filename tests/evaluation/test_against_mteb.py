@@ -40,9 +40,8 @@ def by_tamft(model, tasks, folder, **options):
 
 def mocks():
     """mteb's offline tasks for text models, each kind in one language and in several."""
-    from mteb.mocks import MOCK_TASK_TEST_GRID
-
-    return [type(task)() for task in {task.metadata.name: task for task in MOCK_TASK_TEST_GRID}.values()]
+    grid = pytest.importorskip("mteb.mocks", reason="this mteb has no offline tasks").MOCK_TASK_TEST_GRID
+    return [type(task)() for task in {task.metadata.name: task for task in grid}.values()]
 
 
 def test_the_offline_tasks_are_of_every_type():
@@ -50,8 +49,9 @@ def test_the_offline_tasks_are_of_every_type():
 
     kinds = {name for name in dir(abstasks) if name.startswith("AbsTask")}
     covered = {base.__name__ for task in mocks() for base in type(task).__mro__}
-    # not for text models; and a mean over other tasks, which test_score.py has
-    assert kinds - covered == {"AbsTaskImageTextPairClassification", "AbsTaskAggregate"} & kinds
+    # pictures; and retrieval that reads its data in an older form (its type, reranking, is among the offline tasks)
+    assert kinds - covered <= {"AbsTaskImageTextPairClassification", "AbsTaskReranking"}
+    assert {"Reranking", "InstructionReranking", "InstructionRetrieval"} <= {task.metadata.type for task in mocks()}
 
 
 @pytest.fixture(scope="module")

@@ -133,6 +133,7 @@ def test_a_hub_model_in_the_local_cache(tiny_model, tmp_path, run_python):
 
 PUBLISHED = {
     "Banking77Classification": 0.80042,
+    "STS12": 0.72369,
     "STS13": 0.80603,
     "SICK-R": 0.77582,
     "XQuADRetrieval": 0.94357,
@@ -154,6 +155,29 @@ def test_scores_equal_the_published_ones(minilm, hf_home, run_python, tmp_path):
     run_real(run_python, hf_home, minilm, "--tasks", *PUBLISHED)
     records = json.loads((tmp_path / "scores.json").read_text())
     assert {r["task"]: r["main_score"] for r in records} == pytest.approx(PUBLISHED, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.model
+def test_the_task_whose_published_score_is_of_other_data_equals_mtebs_own_api(
+    minilm, hf_home, run_python, tmp_path, monkeypatch
+):
+    """MasakhaNEWSClusteringS2S: published is 0.41085, of data revision 8ccc72e6; here is 5dddcb13."""
+    import datasets
+    import mteb
+    from sentence_transformers import SentenceTransformer
+
+    run_real(run_python, hf_home, minilm, "--tasks", "MasakhaNEWSClusteringS2S", "--batch_size", "32")
+    (record,) = json.loads((tmp_path / "scores.json").read_text())
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", hf_home / "datasets")
+    task = mteb.get_task("MasakhaNEWSClusteringS2S", languages=["eng"])
+    model = SentenceTransformer(str(minilm), device="cpu")
+    result = mteb.evaluate(model, task, cache=None, show_progress_bar=False, co2_tracker=False).task_results[0]
+    assert record["dataset_revision"] == result.dataset_revision
+    assert record["dataset_revision"].startswith("5dddcb13")
+    assert record["main_score"] == pytest.approx(result.get_score(), abs=1e-6)
+    assert record["main_score"] == pytest.approx(0.3484, abs=0.02)  # versions of scikit-learn split ties differently
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ class Stored:
 def read_records(file: Path) -> list[Record]:
     """The records of a file that `tamft eval --json` has written. Raises InputError for anything else."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=lambda _: None)  # NaN is no JSON
     except (OSError, ValueError) as error:
         raise InputError(
             f"{file}: cannot be read ({error}); give a file that `tamft eval --json` has written"
@@ -44,7 +44,7 @@ def read_records(file: Path) -> list[Record]:
         raise InputError(f"{file}: not a list of score records; give a file that `tamft eval --json` has written")
     for number, record in enumerate(content):
         score, status = record["main_score"], record["status"]
-        is_number = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
+        is_number = isinstance(score, int | float) and not isinstance(score, bool)
         if status not in STATES or (status == "ok") != is_number:
             raise InputError(f"{file}: record {number} has status {status!r} and main_score {score!r}: one is wrong")
     return content

@@ -23,10 +23,10 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.95re
 th,td{padding:.4rem .75rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap;
 vertical-align:top}thead th{vertical-align:bottom;white-space:normal;min-width:6rem;max-width:14rem;
 overflow-wrap:anywhere}
-th:first-child{text-align:left;font-weight:400;white-space:normal;min-width:16rem;max-width:22rem;
-overflow-wrap:anywhere;position:sticky;left:0;background:var(--page)}thead th{font-weight:600}
+th:first-child{text-align:left;white-space:normal;min-width:16rem;max-width:22rem;
+overflow-wrap:anywhere;position:sticky;left:0;background:var(--page)}tbody th{font-weight:400}
 td small,th small{display:block;font-size:.8rem;font-weight:400}td.word{color:var(--dim)}td.best{font-weight:700}
-tr.mean td,tr.mean th:first-child{font-weight:600}tr.line>*{border-top:2px solid var(--ink)}
+tr.mean td,tbody tr.mean th{font-weight:600}tr.line>*{border-top:2px solid var(--ink)}
 .key{margin-right:.35em}.whole{overflow-wrap:break-word}
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));gap:1rem;
 margin-top:1rem;align-items:start}
@@ -35,7 +35,7 @@ svg{display:block;width:100%;height:auto}svg text{font-family:inherit!important}
 dl{display:grid;grid-template-columns:minmax(8rem,16rem) minmax(0,1fr);gap:.3rem 1rem;font-size:.9rem;margin:.5rem 0}
 dt{color:var(--dim)}dd{margin:0}summary{cursor:pointer;font-size:.9rem}
 @media (max-width:40rem){th,td{padding:.35rem .4rem;font-size:.85rem}th:first-child{min-width:8rem;max-width:8rem}
-thead th{min-width:5rem;max-width:7rem}
+thead th{min-width:6.5rem;max-width:8rem}
 dl{grid-template-columns:minmax(0,1fr)}dt{margin-top:.5rem}}
 """
 # No script, nothing fetched: a name that slipped through unescaped could do nothing either.

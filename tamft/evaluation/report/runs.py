@@ -19,7 +19,7 @@ def read_run(folder: Path) -> Run:
     """The content of a folder's run.json. Raises InputError where it is missing, broken or of another schema."""
     file = folder / "run.json"
     try:
-        run = json.loads(file.read_text(encoding="utf-8"))
+        run = json.loads(file.read_text(encoding="utf-8"), parse_constant=lambda _: None)  # NaN is no JSON
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read ({error}); name a folder that a recipe has written") from None
     if not isinstance(run, dict) or run.get("schema") != 1:

@@ -232,7 +232,7 @@ def test_one_s_own_score_of_a_published_model_is_not_taken_for_the_published_one
         (json.dumps([record("m", "A", 0.5, status="great")]), "status 'great'"),
         (json.dumps([record("m", "A", 0.5, status="missing")]), "one is wrong"),
         (json.dumps([record("m", "A", None, status="ok")]), "main_score None"),
-        (json.dumps([record("m", "A", float("nan"), status="ok")]), "main_score nan"),
+        (json.dumps([record("m", "A", float("nan"), status="ok")]), "main_score None"),
         ("[]", "no scores in"),
     ],
 )
