@@ -200,6 +200,25 @@ def test_a_verdict_carries_its_numbers():
     assert (found["lost"].p, found["lost"].arm_diverged, found["lost"].interval.mean) == (None, 6, None)
 
 
+def test_a_result_that_lost_pairs_could_have_made_does_not_ease_the_others():
+    """Holm asks less of the second p only where the first is a finding."""
+    d = [0.002, 0.0065, -0.0005, 0.005, 0.004, 0.003]
+    alone = judge({"d": d, "other": WILD}, delta=0.0001)["d"]
+    for other in ([*UP, ARM_DIVERGED], [*DOWN, BASELINE_DIVERGED], [*UP, MISSING], [*UP, BOTH_DIVERGED]):
+        found = judge({"d": d, "other": other}, delta=0.0001)
+        assert found["d"].p_adjusted == alone.p_adjusted == pytest.approx(2 * alone.p)
+    found = judge({"d": d, "other": [*DOWN, ARM_DIVERGED]}, delta=0.0001)
+    assert found["d"].p_adjusted == pytest.approx(alone.p)
+    near = judge({"near": NEAR, "other": [*NEAR, ARM_DIVERGED]}, delta=0.005)["near"]
+    assert near.tost_adjusted == pytest.approx(2 * near.tost_p)
+
+
+def test_there_is_no_p_while_runs_are_missing():
+    found = judge({"a": [*UP, MISSING]}, delta=0.005)["a"]
+    assert (found.p, found.p_adjusted, found.tost_p, found.flip_p) == (None,) * 4
+    assert found.interval.n == 6
+
+
 def test_holm_costs_a_verdict():
     d = [0.002, 0.0065, -0.0005, 0.005, 0.004, 0.003]
     assert judge({"a": d}, delta=0.0001)["a"].word == BETTER
@@ -311,3 +330,12 @@ def test_the_documented_numbers_are_the_simulations():
         assert documented[:2] == (truth, what)
         # numpy may change its generators: then the numbers move within their errors
         assert float(documented[2]) == pytest.approx(100 * rate, abs=400 * error + 0.1)
+
+
+def test_the_documented_program_runs(capsys):
+    page = (ROOT / "docs" / "verdicts.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(program, {})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("adatamw undecided 0.0025 ")
+    assert second.startswith("lion worse -0.0115 ")

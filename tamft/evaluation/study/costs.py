@@ -43,10 +43,12 @@ def cost(study: Study, arm: Arm) -> Cost:
     ]
     reached = [steps for steps in found if steps is not None]
     return Cost(
-        *(middle(key) for key in ("seconds", "peak_memory_bytes", "state_bytes")),
-        median(reached) if reached else None,
-        len(reached),
-        len(found),
+        seconds=middle("seconds"),
+        peak_memory_bytes=middle("peak_memory_bytes"),
+        state_bytes=middle("state_bytes"),
+        steps=median(reached) if reached else None,
+        reached=len(reached),
+        compared=len(found),
     )
 
 

@@ -85,4 +85,5 @@ def _write_all(study: Study, folder: Path, command: str) -> None:
 
 
 def _counts(study: Study) -> str:
-    return f"{len(study.rows)} runs, {len(study.verdicts)} optimizers, {len(study.tasks)} tasks"
+    counts = {"run": study.rows, "optimizer": study.verdicts, "task": study.tasks}
+    return ", ".join(f"{len(found)} {name}{'s' * (len(found) != 1)}" for name, found in counts.items())

@@ -168,11 +168,10 @@ def sentence(study: Study, name: str) -> str:
         return f"{name}: not finished.{because} So far {seen}." if seen else f"{name}: not finished.{because}"
     if word == compare.NOTHING:
         return f"{name}: no inference possible.{because}" + (f" Observed: {seen}." if seen else "")
-    numbers = f" {seen}, adjusted p {p_text(verdict.p_adjusted)} for a difference" if verdict.p is not None else ""
-    if numbers and not verdict.reason:
-        numbers += f" and {p_text(verdict.tost_adjusted)} for equivalence within {delta}"
-    advice = "" if verdict.reason else f" {_advice(study, verdict)}"
-    return f"{name}: undecided against {base}.{numbers}{'.' * bool(numbers)}{because}{advice}"
+    if verdict.reason:
+        return f"{name}: undecided against {base}.{f' {seen}.' if seen else ''}{because}"
+    p = f"adjusted p {p_text(verdict.p_adjusted)} for a difference and {p_text(verdict.tost_adjusted)} for equivalence"
+    return f"{name}: undecided against {base}. {seen}, {p} within {delta}. {_advice(study, verdict)}"
 
 
 def _advice(study: Study, verdict: Verdict) -> str:
