@@ -338,4 +338,4 @@ def test_the_documented_program_runs(capsys):
     exec(program, {})
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("adatamw undecided 0.0025 ")
-    assert second.startswith("lion worse -0.0115 ")
+    assert second.startswith("lion worse -0.011")
