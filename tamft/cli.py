@@ -25,6 +25,12 @@ def _train(argv: list[str]) -> int:
     return main(argv)
 
 
+def _recipes(argv: list[str]) -> int:
+    from tamft.train.catalogue import main
+
+    return main(argv)
+
+
 def _run(argv: list[str]) -> int:
     from tamft.run import main
 
@@ -58,6 +64,7 @@ def _demo(argv: list[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "run": (_run, "run an unmodified training script with tamft's optimizers known to Trainer"),
     "train": (_train, "train with one of tamft's recipes, through accelerate"),
+    "recipes": (_recipes, "list, show and copy the recipes, their configs and accelerate's presets"),
     "eval": (_eval, "score models on MTEB tasks, side by side"),
     "suites": (_suites, "suites of MTEB tasks: list them, look inside, get their data"),
     "report": (_report, "scores side by side: table, Markdown, CSV, JSON or a page; into model cards"),

@@ -120,7 +120,7 @@ class Browser:
             self._note(self._read())
         self._events.clear()
 
-    def _read(self, seconds: float = 30) -> dict:
+    def _read(self, seconds: float = 60) -> dict:
         deadline = time.monotonic() + seconds
         while b"\0" not in self._rest:
             ready, _, _ = select.select([self._in], [], [], max(0.0, deadline - time.monotonic()))

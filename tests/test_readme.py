@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import io
 import re
-import runpy
 import shlex
 from pathlib import Path
 
@@ -15,8 +14,10 @@ import pytest
 import tamft
 from tamft import registry
 from tamft.cli import COMMANDS
-from tamft.train.shipped import find_config
+from tamft.train import catalogue
+from tamft.train.shipped import find_config, find_preset, recipe_of
 from tests.conftest import ROOT
+from tests.recipes.program import load_recipe
 
 FOLDERS = ("docs", "recipes", "eval", "benchmarks")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
@@ -92,6 +93,15 @@ def test_make_targets_exist():
             assert asked <= targets, f"{page}: make {asked - targets}"
 
 
+RECIPES = {  # and their own options
+    "encoder_pairs": "PairsArguments",
+    "llm_lora": "LoraArguments",
+    "mine_negatives": "MiningArguments",
+    "text_classification": "ClassificationArguments",
+}
+LAUNCHER = {"num_processes", "num_cpu_threads_per_process", "accelerate_config"}  # of `tamft train`
+
+
 def dataclass_fields(cls: type) -> set[str]:
     return {field.name for field in dataclasses.fields(cls)}
 
@@ -105,38 +115,44 @@ def flags_in_help(main) -> set[str]:
 
 @pytest.fixture(scope="module")
 def known_flags() -> dict[str, set[str]]:
-    """Flags of `tamft eval` and `tamft report`, of the recipe and of a script that reads TrainingArguments."""
+    """Flags of `tamft eval` and `tamft report`, of the recipes and of a script that reads TrainingArguments."""
     from sentence_transformers import SentenceTransformerTrainingArguments
     from transformers import TrainingArguments
 
     from tamft.evaluation.report.command import main as report
     from tamft.evaluation.score import main as evaluate
 
-    recipe = runpy.run_path(str(ROOT / "recipes" / "encoder_pairs.py"))["PairsArguments"]
+    options = dataclass_fields(SentenceTransformerTrainingArguments)
     return {
         "eval": flags_in_help(evaluate),
         "report": flags_in_help(report),
-        "train": dataclass_fields(SentenceTransformerTrainingArguments) | dataclass_fields(recipe),
+        "recipes": {"force"},
         "run": dataclass_fields(TrainingArguments),
+        **{
+            recipe: options | LAUNCHER | dataclass_fields(getattr(load_recipe(recipe), cls))
+            for recipe, cls in RECIPES.items()
+        },
     }
 
 
 def test_tamft_commands_and_flags_exist(known_flags):
     seen = set()
     for page, words in commands():
+        recipe = next((match[1] for word in words if (match := re.fullmatch(r"recipes/(\w+)\.py", word))), None)
         if words[0] == "tamft" and not words[1].startswith("-"):
             command, rest = words[1], words[2:]
             assert command in COMMANDS, f"{page}: tamft {command}"
+            recipe = rest[0] if command == "train" else None
         elif "tamft.run" in words:
             command, rest = "run", words[words.index("tamft.run") + 1 :]
-        elif "recipes/encoder_pairs.py" in words:
-            command, rest = "train", words[words.index("recipes/encoder_pairs.py") + 1 :]
+        elif recipe is not None:
+            command, rest = "train", words[words.index(f"recipes/{recipe}.py") + 1 :]
         else:
             continue
         seen.add(command)
         launcher = next((i for i, word in enumerate(rest) if word in ("accelerate", "torchrun", "trl")), None)
         rest = rest[:launcher]  # what follows is the launcher's
-        unknown = set(flags(rest)) - known_flags.get(command, set(flags(rest)))
+        unknown = set(flags(rest)) - known_flags.get(recipe or command, set(flags(rest)))
         assert not unknown, f"{page}: {' '.join(words)}: {unknown}"
         if "--optim" in rest:
             optim = rest[rest.index("--optim") + 1]
@@ -146,8 +162,14 @@ def test_tamft_commands_and_flags_exist(known_flags):
                 registry.parse_optim_args(optim, rest[rest.index("--optim_args") + 1])
         if "--config" in rest and command == "train":
             config = rest[rest.index("--config") + 1]
-            find_config(str(ROOT / config) if "/" in config else config)
-    assert {"run", "train", "eval"} <= seen
+            path = find_config(str(ROOT / config) if "/" in config else config)
+            assert recipe == recipe_of(path), f"{page}: {config} is a config of {recipe_of(path)}"
+        if "--accelerate_config" in rest:
+            find_preset(rest[rest.index("--accelerate_config") + 1])
+        if command == "recipes":
+            assert rest[0] in ("ls", "show", "cp"), f"{page}: tamft recipes {rest[0]}"
+            assert all(catalogue.find(name) for name in rest[1:2])
+    assert {"run", "train", "eval", "recipes"} <= seen
 
 
 def test_names_in_the_readme_table_are_registered():

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tamft import fingerprints
 from tamft.atomic import write_atomically
 from tamft.errors import InputError
 from tamft.evaluation.folder import check_folder
@@ -25,6 +26,7 @@ SKIPPED_FILES = (
     *(".*", "*.md", "*.csv", "*.png", "*.log", "*.tmp", "events.out.tfevents*"),
     *("training_args.bin", "trainer_state.json", "run.json"),
     *("optimizer.*", "scheduler.*", "scaler.*", "rng_state*"),
+    fingerprints.NAME,
 )
 
 

@@ -133,13 +133,19 @@ def check_json(json_file: str | os.PathLike[str]) -> None:
 
 
 def check_writable(flag: str, folder: Path) -> None:
-    """InputError unless files can be written to `folder`, or it can be made; nothing is made to find out."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
+    """InputError unless something can be written to `folder`, or it can be made; nothing is made to find out."""
+    place = existing(folder)
     if not place.is_dir():
         raise InputError(f"{flag}: {str(place)!r} is a file, so nothing can be written below it; give another place")
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"{flag}: {str(place)!r} cannot be written; give another place or change its permissions")
     if shutil.disk_usage(place).free < 1 << 20:
         raise InputError(f"{flag}: the disk of {str(place)!r} is full; free some space or give another place")
+
+
+def existing(path: Path) -> Path:
+    """`path`, or the nearest folder above it that is there."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    return place

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 LOCKS = ".locks"
 PROVENANCE = "tamft_provenance.jsonl"
-PROVENANCE_KEYS = ("device", "dtype", "batch", "batch_unit", "command", "warning")
+PROVENANCE_KEYS = ("device", "dtype", "batch", "batch_unit", "command", "warning", "overlap")
 
 
 class Results(ResultCache):

@@ -72,8 +72,9 @@ def evaluate(
         Records, in the order models × tasks × (split, subset), with the keys model (as typed), name, revision, task,
         type, split, subset, metric, main_score (None unless ok), reason, status ("ok", "failed", "missing"),
         mteb_version, dataset_revision, device, dtype, batch, batch_unit ("tokens" or "texts"), seconds (mteb's time for
-        the task, loading apart; for all its splits and subsets together), command. For a stored score, mteb_version to
-        command are those of the run that made it.
+        the task, loading apart; for all its splits and subsets together), command, overlap ({texts, of}: test texts
+        that are in the model's training data, see `tamft.evaluation.overlap`; None: not known). For a stored score,
+        mteb_version to overlap are those of the run that made it.
 
     Raises:
         InputError: anything that can be known before the work begins; nothing has been written then.
@@ -127,12 +128,16 @@ def prepare(
     from tamft.evaluation.data import notice_no_network
     from tamft.evaluation.identity import identify
     from tamft.evaluation.jobs import Plan
+    from tamft.evaluation.overlap import fingerprint_of
     from tamft.evaluation.tasks import get_tasks
 
     source = source | {"tasks": list(source["tasks"]) if source["tasks"] is not None else None}
     chosen = get_tasks(**source)
     notice_no_network(chosen, names)
-    return Plan([identify(name) for name in names], source, folder, how), chosen
+    identities = [identify(name) for name in names]
+    for identity in identities:
+        fingerprint_of(identity)  # InputError for a broken file
+    return Plan(identities, source, folder, how), chosen
 
 
 def _names(models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -233,6 +238,8 @@ def main(argv: Sequence[str]) -> int:
     quiet_libraries()
     command = shlex.join(["tamft", "eval", *argv])
     if args.json is not None:
+        if args.dry_run:
+            raise InputError("--json is for scores, and --dry_run writes nothing: give one of them")
         check_json(args.json)
     source = {key: getattr(args, key) for key in ("tasks", "suite", "languages", "task_types")}
     how = {key: getattr(args, key) for key in ("batch_tokens", "batch_size", "dtype", "cache_mb", "other_versions")}

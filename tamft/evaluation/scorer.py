@@ -11,6 +11,7 @@ from mteb._set_seed import _set_seed
 from mteb.abstasks import AbsTask
 from mteb.results import TaskResult
 
+from tamft.evaluation import overlap
 from tamft.evaluation.data import load_data
 from tamft.evaluation.embeddings import EmbeddingCache
 from tamft.evaluation.encoder import Batch, Encoder
@@ -39,6 +40,8 @@ class Scorer:
         self.label = label
         self.device = device
         self.monitor = monitor
+        self.trained_on = overlap.fingerprint_of(identity)
+        self.overlap: Any = None  # of the task that was loaded last
         self.wrapper: Any = None  # mteb's, which chooses prompts
         self.encoder: Encoder | None = None  # what it takes for the model
         self.warning: str | None = None
@@ -105,6 +108,7 @@ class Scorer:
         try:
             if not task.is_aggregate:
                 load_data(task)
+                self.overlap = overlap.count(task, self.trained_on)
         except Exception as error:  # noqa: BLE001 - data sets come with their own loading code; told apart here
             if _is_unavailable(error):
                 return "missing", f"the data is not in the local cache and cannot be fetched ({_brief(error)})"
@@ -182,6 +186,7 @@ class Scorer:
             "batch_unit": encoder.batch.unit,
             "command": self.options.command,
             "warning": "; ".join(dict.fromkeys(line for line in found if line)) or None,
+            "overlap": self.overlap,
         }
 
     def _from_result(self, task: AbsTask, result: TaskResult, provenance: dict[str, Any]) -> list[Record]:
@@ -224,6 +229,7 @@ class Scorer:
             "mteb_version": mteb.__version__,
             "dataset_revision": task.metadata.revision,
             **{key: provenance[key] for key in ("device", "dtype", "batch", "batch_unit", "seconds", "command")},
+            "overlap": overlap.pick(provenance["overlap"], split, subset),
         }
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from tamft.evaluation import overlap
+
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -260,21 +262,7 @@ def notes(records: Sequence[Record], short: Mapping[str, str] | None = None) -> 
             lines[f"missing {r['task']}: {reason}" if reason else f"missing {r['task']} with {model}"] = None
         else:
             lines[f"failed  {r['task']} with {model}: {reason}"] = None
-    return [*lines, *_overlaps(records, short)]
-
-
-def _overlaps(records: Sequence[Record], short: Mapping[str, str]) -> list[str]:
-    """A line for each task and model where test texts were trained on: their number over all splits and subsets."""
-    sums: dict[tuple[str, str], tuple[int, int]] = {}
-    for r in records:
-        if found := r.get("overlap"):
-            texts, of = sums.get((r["task"], r["model"]), (0, 0))
-            sums[r["task"], r["model"]] = (texts + found["texts"], of + found["of"])
-    return [
-        f"overlap {task}: {texts} of {of} test texts are in the training data of {short[model]}"
-        for (task, model), (texts, of) in sums.items()
-        if texts
-    ]
+    return [*lines, *overlap.notes(records, short)]
 
 
 def _incomplete(

@@ -13,7 +13,7 @@ from tamft import registry
 from tamft.errors import InputError
 from tamft.hf.parsing import StrictParser
 from tamft.registry import nearest
-from tamft.train.shipped import find_config
+from tamft.train.shipped import configs, find_config, recipe_of
 from tamft.yaml_file import read_yaml
 
 # Trainer's defaults are for long runs: a recipe of 100 steps would never log, and a NaN would be averaged away.
@@ -45,11 +45,27 @@ def parse(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
     if rest:
         _refuse(rest, fields)
     values = vars(namespace)
-    objects = tuple(_build(cls, values) for cls in classes)
+    # sentence-transformers sets this on several processes, with a warning, because its last batches would make them
+    # wait for ever; a recipe's do not (see batches.Shares), and what was said is what happens.
+    drop_last = values.get("dataloader_drop_last")
+    objects = tuple(_build(cls, values | {"dataloader_drop_last": True}) for cls in classes)
     for training_args in objects:
         if isinstance(training_args, TrainingArguments):
+            training_args.dataloader_drop_last = bool(drop_last)
             _check_optim_args(training_args)
     return objects
+
+
+def origins(argv: Sequence[str]) -> dict[str, str]:
+    """Option -> "command line", the config's file name, or "recipe" (its default is not Trainer's)."""
+    found = dict.fromkeys(DEFAULTS, "recipe")
+    flags = [word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")]
+    first = ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    if name := first.parse_known_args(list(argv))[0].config:
+        path = find_config(name)
+        found |= {str(key).replace("-", "_"): path.name for key, value in read_yaml(path).items() if value is not None}
+    return found | dict.fromkeys(flags, "command line")
 
 
 def _yaml_tokens(path: Path, fields: dict[str, Action]) -> list[str]:
@@ -61,7 +77,8 @@ def _yaml_tokens(path: Path, fields: dict[str, Action]) -> list[str]:
     for raw_key, value in content.items():
         key = str(raw_key).replace("-", "_")
         if key not in fields or key in ("config", "help"):
-            raise InputError(f"{path}: {raw_key!r} is not an option{nearest(key, fields)}")
+            shipped = f" This is a config of {recipe_of(path)}." if path in configs().values() else ""
+            raise InputError(f"{path}: {raw_key!r} is not an option{nearest(key, fields)}{shipped}")
         tokens += _tokens(path, fields[key], key, value)
     return tokens
 

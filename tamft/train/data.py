@@ -42,6 +42,12 @@ class Rows:
     unused: list[str]
     source: dict[str, Any]
 
+    @property
+    def texts(self) -> list[str]:
+        """Names of the dataset's columns that hold texts."""
+        names: list[str] = self.dataset.column_names
+        return names[:2] if self.kind == SCORED else names
+
 
 def load_rows(
     file: str | None, dataset: str | None, config: str | None, split: str, columns: Sequence[str] | None
@@ -61,6 +67,33 @@ def load_rows(
     if dataset is None:
         raise InputError("no data: give --train_file FILE (.jsonl, .csv, .parquet) or --dataset NAME")
     return load_hub(dataset, config, split, columns)
+
+
+def load_splits(args: Any, eval_strategy: Any) -> tuple[Rows, Rows | None]:
+    """Training rows and those for the evaluation loss (None where none are asked for) that `args` name.
+
+    Args:
+        args: an arguments.DataArguments.
+        eval_strategy: TrainingArguments' own, to find out whether evaluation rows are missing.
+
+    Raises InputError as `load_rows` does, for evaluation rows that are missing, and for ones of another kind.
+    """
+    train = load_rows(args.train_file, args.dataset, args.dataset_config, args.train_split, args.columns)
+    if not (args.eval_file or args.eval_split):
+        if eval_strategy != "no":
+            raise InputError(f"--eval_strategy {eval_strategy.value} needs --eval_file or --eval_split")
+        return train, None
+    hub = None if args.eval_file else args.dataset
+    rows = load_rows(args.eval_file, hub, args.dataset_config, args.eval_split or "", args.columns)
+    if rows.kind != train.kind:
+        raise InputError(f"training rows are {train.kind}, evaluation rows are {rows.kind}: both must be the same")
+    return train, rows
+
+
+def describe(rows: Rows) -> str:
+    """One line for people: how many rows of which kind, from which columns, and what is not used."""
+    left_out = f" (not used: {', '.join(rows.unused)})" if rows.unused else ""
+    return f"{len(rows.dataset)} {rows.kind} from {', '.join(rows.columns)}{left_out}"
 
 
 def load_file(name: str, columns: Sequence[str] | None = None) -> Rows:

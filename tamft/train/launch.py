@@ -6,30 +6,36 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tamft.errors import InputError
-from tamft.train.shipped import configs, find_recipe, recipes
+from tamft.train.shipped import configs, find_preset, find_recipe, presets, recipe_of, recipes
 from tamft.yaml_file import read_yaml
 
 # Environment variable with the file for the recipe's exit code: accelerate turns every failure into a 1.
 EXIT_FILE = "TAMFT_EXIT_FILE"
 USAGE = """\
-usage: tamft train RECIPE [--num_processes N] [--num_cpu_threads_per_process N] [--accelerate_config FILE]
+usage: tamft train RECIPE [--num_processes N] [--num_cpu_threads_per_process N] [--accelerate_config NAME]
                           [the recipe's own options]
 
-Runs a recipe through accelerate. A recipe is a name or the path of a .py file; --config takes a name or a path.
-  recipes: {recipes}
-  configs: {configs}
+Runs a recipe through accelerate. A recipe is a name or the path of a .py file of your own. --config takes the name of a
+shipped config or the path of a YAML file, which holds defaults: the command line wins, an unknown option is an error.
+
+  recipe               configs
+{recipes}
 
   --num_processes N                 processes, one GPU each (default: all GPUs; 1 without any)
   --num_cpu_threads_per_process N   CPU threads of each (default: OMP_NUM_THREADS, else the cores shared out)
-  --accelerate_config FILE          a file made by `accelerate config`: FSDP, DeepSpeed, several machines
+  --accelerate_config NAME          {presets}, or a file: `accelerate config` makes one
 
   tamft train encoder_pairs --config minilm_banking77 --train_file pairs.jsonl --output_dir runs/a --optim adatamw
-  tamft train encoder_pairs --help  (all options of the recipe)
+  tamft train llm_lora --config qwen3_embedding_0.6b --output_dir runs/b --dry_run true   steps, negatives, memory
+  tamft train llm_lora --config qwen3_embedding_0.6b --output_dir runs/b --accelerate_config ddp --num_processes 4
+  tamft train encoder_pairs --help     all options of a recipe
+  tamft recipes ls                     what each config trains, on which data and hardware; cp NAME copies one
 exit codes: 0 complete · 1 failed or diverged · 2 bad input, nothing written · 130 interrupted · 143 ended by SIGTERM
 """
 
@@ -38,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `tamft train`; returns the recipe's exit code. Raises InputError for an unknown recipe or a bad option."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("-h", "--help"):
-        text = USAGE.format(recipes=", ".join(recipes()), configs=", ".join(configs()))
-        print(text, end="", file=sys.stdout if argv else sys.stderr)
+        print(_usage(), end="", file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     script = find_recipe(argv[0])
     options, rest = _own_options(argv[1:])
@@ -53,6 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 128 - code if code < 0 else code
 
 
+def _usage() -> str:
+    lines = []
+    for recipe in recipes():
+        names = ", ".join(name for name, path in configs().items() if recipe_of(path) == recipe)
+        indent = " " * 23
+        lines.append(textwrap.fill(names or "-", 118, initial_indent=f"  {recipe:<21}", subsequent_indent=indent))
+    return USAGE.format(recipes="\n".join(lines), presets=", ".join(presets()))
+
+
 def accelerate_command(options: argparse.Namespace) -> list[str]:
     """`accelerate launch` with everything said that it would otherwise warn about having guessed."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
@@ -62,8 +76,8 @@ def accelerate_command(options: argparse.Namespace) -> list[str]:
         processes = options.num_processes or max(1, gpus)
         if processes > max(1, gpus):
             raise InputError(
-                f"--num_processes {processes}: one GPU is needed for each and there are {gpus}; "
-                "several processes on CPUs need torchrun"
+                f"--num_processes {processes}: one GPU is needed for each and there are {gpus}; several processes on "
+                "CPUs: --accelerate_config ddp --use_cpu true"
             )
         command += ["--num_processes", str(processes), "--num_machines", "1"]
         command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
@@ -113,13 +127,12 @@ def _positive(text: str) -> int:
 
 def _accelerate_config(name: str | None) -> tuple[Path, dict[str, Any]] | None:
     """The accelerate config to use and its content: the named one, else the user's default one if there is any."""
-    if name is None:
-        from accelerate.commands.config.config_args import default_config_file
+    from accelerate.commands.config.config_args import default_config_file
 
-        if not Path(default_config_file).is_file():
-            return None
-    path = Path(name or default_config_file)
+    if name is None and not Path(default_config_file).is_file():
+        return None
     try:
+        path = find_preset(name) if name is not None else Path(default_config_file)
         content = read_yaml(path, f"--accelerate_config {path}")
     except InputError as error:
         raise InputError(f"{error}; make one: accelerate config") from error

@@ -6,6 +6,7 @@ from typing import Any
 
 from tamft.errors import InputError
 from tamft.hf.checkpoints import weight_files, weight_problems
+from tamft.train import embedder, lora
 
 MINILM = "all-MiniLM-L6-v2"
 MINILM_HUB = f"sentence-transformers/{MINILM}"
@@ -43,30 +44,48 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"model {folder}: {'; '.join(found)}; get the files again")
 
 
-def load_model(name: str, *, dtype: str = "float32", max_seq_length: int | None = None) -> Any:
-    """The SentenceTransformer called `name` (see `resolve`), or a plain encoder with mean pooling put on top.
+def load_model(
+    name: str,
+    *,
+    dtype: str = "float32",
+    max_seq_length: int | None = None,
+    pooling: str | None = None,
+    append_eos: bool | None = None,
+    load_in_4bit: bool = False,
+) -> Any:
+    """The SentenceTransformer called `name` (see `resolve`), or a plain encoder or decoder with pooling put on top.
 
     Args:
         name: folder, Hub name, or `all-MiniLM-L6-v2`.
         dtype: of the weights. float32 also for a bf16 checkpoint, which transformers would otherwise train in pure
             bf16, too coarse for small updates; `--bf16` then computes in bf16 by autocast. "auto": as stored.
         max_seq_length: longest input in tokens; None keeps the model's own.
+        pooling, append_eos: see `embedder.prepare`.
+        load_in_4bit: quantised base weights, see `lora.quantization`.
 
-    Raises InputError for a model that is missing, truncated or of an unknown kind, and for a length beyond its reach.
+    Raises InputError for a model that is missing, truncated, of an unknown kind or an adapter, for a length beyond its
+    reach, and as `embedder.prepare` and `lora.quantization` do.
     """
     import torch
     from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.util import is_sentence_transformer_model
 
     target = resolve(name)
+    if (Path(target) / "adapter_config.json").is_file():
+        raise InputError(f"model {name}: is a LoRA adapter; merge it into its base first (--save_merged true did that)")
+    options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+    if load_in_4bit:
+        options |= lora.quantization()
     try:
-        kind = dtype if dtype == "auto" else getattr(torch, dtype)
-        model = SentenceTransformer(target, model_kwargs={"dtype": kind}, trust_remote_code=False)
+        model = SentenceTransformer(target, model_kwargs=options, trust_remote_code=False)
+        plain = not is_sentence_transformer_model(target)
     # What transformers raises for a missing, foreign or damaged model, a Hub out of reach included.
     except (OSError, ValueError, KeyError, RuntimeError, EOFError, SafetensorError) as error:
         if isinstance(error, InputError) or "out of memory" in str(error):
             raise
         raise InputError(f"model {name}: cannot be loaded: {_first_line(error)}") from error
+    embedder.prepare(model, name, plain=plain, pooling=pooling, append_eos=append_eos)
     if max_seq_length is not None:
         positions = getattr(model[0].auto_model.config, "max_position_embeddings", None)
         if max_seq_length < 1 or (positions and max_seq_length > positions):

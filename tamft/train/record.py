@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -44,17 +45,35 @@ def start(training_args: Any, facts: dict[str, Any]) -> dict[str, Any]:
         "git": git_commit(),
         "device": device_name(training_args.device),
         "seed": training_args.seed,
+        "processes": training_args.world_size,
+        "global_batch": training_args.train_batch_size
+        * training_args.world_size
+        * training_args.gradient_accumulation_steps,
+        "negatives_per_anchor": None,
         "data": facts["data"],
         "first_batches_sha256": None,
         "base_model": facts["base_model"],
+        "command": None,
+        "overlap": None,
         "steps": 0,
+        "rows_seen": None,
         "seconds": 0.0,
         "peak_memory_bytes": None,
         "loss": [],
         "telemetry": [],
+        "checks": None,
         "model_dir": None,
         "error": None,
     }
+
+
+def command_line(recipe: str, argv: list[str]) -> str:
+    """The command as one would type it; tokens are left out."""
+    words = list(argv)
+    for i, word in enumerate(words):
+        if word.startswith("--") and word.split("=")[0].endswith("token"):
+            words[i : i + 2] = [f"{word.split('=')[0]}=..."] + ([] if "=" not in word else words[i + 1 : i + 2])
+    return shlex.join(["tamft", "train", recipe, *words])
 
 
 def telemetry(history: list[dict[str, Any]]) -> list[list[Any]]:

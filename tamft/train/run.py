@@ -1,91 +1,47 @@
 """A training run in a folder: refused early, recorded in run.json, stopped at a NaN, saved whole or not at all."""
 
 import contextlib
-import hashlib
-import math
+import inspect
 import os
 import shutil
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers import SentenceTransformerTrainer
+from accelerate.utils import set_seed
 from transformers import ProgressCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from tamft import registry
 from tamft.errors import InputError
 from tamft.hf.checkpoints import checkpoints
-from tamft.hf.resume import check_optimizer, choose, is_over, newest
-from tamft.train import lock, record, stop
+from tamft.hf.resume import check_optimizer, choose, newest
+from tamft.train import estimate, failures, lock, record, stop
+from tamft.train.failures import Diverged, Ended, RunError
 from tamft.train.launch import EXIT_FILE
+from tamft.train.saving import MODEL_DIR, Finish, save_model
+from tamft.train.trainer import PairsTrainer
 
-FIRST_BATCHES = 4
-MODEL_DIR = "model"
+__all__ = [
+    "MODEL_DIR",
+    "Bar",
+    "Diverged",
+    "PairsTrainer",
+    "RunError",
+    "command",
+    "fit",
+    "prepare_output",
+    "save_model",
+    "say",
+]
+
 AUTO = "auto"  # --resume_from_checkpoint auto: go on where there is something to go on from, else start
-_RANK = int(os.environ.get("RANK", "0"))
-
-
-class RunError(RuntimeError):
-    """The run started and failed; the message says all that the user needs."""
-
-
-class Diverged(RunError):
-    """The loss, or a weight about to be saved, is NaN or infinite."""
-
-
-class PairsTrainer(SentenceTransformerTrainer):
-    """SentenceTransformerTrainer that hashes its first batches and stops at the first loss that is not finite."""
-
-    batches_hash: Any = None
-    batches_seen = 0
-
-    def __init__(self, **kwargs: Any) -> None:
-        """Takes SentenceTransformerTrainer's arguments; InputError for what it or the optimizer refuses."""
-        folder = Path(kwargs["args"].output_dir).absolute()
-        new = [path for path in (folder, *folder.parents) if not path.exists()]
-        try:
-            super().__init__(**kwargs)
-            self.check_optimizer()
-        except (ValueError, TypeError, RuntimeError, ImportError) as error:
-            for path in new:  # Trainer has made the folder already; a refused run leaves nothing behind
-                with contextlib.suppress(OSError):
-                    path.rmdir()
-            if isinstance(error, InputError | torch.OutOfMemoryError):
-                raise
-            raise InputError(" ".join(str(error).split())) from error
-
-    def check_optimizer(self) -> None:
-        """Build the optimizer over one number, so that options out of range are found before anything is written."""
-        with warnings.catch_warnings(action="ignore"):  # training asks once more, and warns then
-            cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer):
-            kwargs = {key: value for key, value in kwargs.items() if key not in ("params", "model", "optimizer_dict")}
-            cls([torch.nn.Parameter(torch.zeros(1, device=self.args.device))], **kwargs)
-
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
-        return ([], None) if is_over(self) else super().get_batch_samples(*args, **kwargs)
-
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        if self.batches_seen < FIRST_BATCHES:
-            self.batches_hash = self.batches_hash or hashlib.sha256()
-            for name in sorted(key for key in inputs if key.endswith("input_ids")):
-                ids = inputs[name].detach().cpu().long().contiguous()
-                self.batches_hash.update(f"{name}{tuple(ids.shape)}".encode() + ids.numpy().tobytes())
-            self.batches_seen += 1
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        # One synchronisation per step: as much as Trainer's own NaN filter costs, which the recipes switch off.
-        if not math.isfinite(value := loss.item()):
-            raise Diverged(
-                f"the loss is {value} in step {self.state.global_step + 1}: training stopped; "
-                "try a lower --learning_rate, a longer --warmup_steps, or float32 weights"
-            )
-        return loss
+_RANK = failures.RANK
+_command: str | None = None  # what the user typed, for the record
 
 
 class RunCallback(TrainerCallback):
@@ -98,6 +54,15 @@ class RunCallback(TrainerCallback):
 
     def write(self, **changes: Any) -> None:
         """Bring run.json up to date: measured values of now, and `changes`."""
+        self.update()
+        if not changes and (theirs := failures.others_failure(self.path)):
+            changes = theirs  # another process failed, which this one is about to find out
+        self.content |= changes
+        if self.trainer.is_world_process_zero():
+            record.write_json(self.path, self.content)
+
+    def update(self) -> None:
+        """Measure what `content` says of now."""
         trainer = self.trainer
         history = trainer.state.log_history
         if trainer.optimizer is not None:
@@ -110,9 +75,13 @@ class RunCallback(TrainerCallback):
             "peak_memory_bytes": record.peak_memory_bytes(),
             "loss": [[entry["step"], entry["loss"]] for entry in history if "loss" in entry],
             "telemetry": record.telemetry(history),
-        } | changes
-        if trainer.is_world_process_zero():
-            record.write_json(self.path, self.content)
+        }
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # The order of the data is settled by now, the same in all processes; dropout must not be. A resumed run gets
+        # its random numbers from the checkpoint after this.
+        if args.world_size > 1:
+            set_seed(args.seed, device_specific=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # After the last step only the model remains to be saved.
@@ -192,15 +161,23 @@ def _resume_from(wish: str, folder: Path, args: Any) -> Path | None:
     return path
 
 
-def fit(trainer: PairsTrainer, facts: dict[str, Any], checkpoint: str | None = None) -> Path:
+def fit(
+    trainer: PairsTrainer,
+    facts: dict[str, Any],
+    checkpoint: str | None = None,
+    also_save: Callable[[Path], Path] | None = None,
+) -> Path:
     """Train, save the model, keep run.json; returns the model's folder, `<output_dir>/model`.
 
     Args:
         trainer: ready to train; its args name the output folder.
         facts: what only the recipe knows: config, data, base_model.
         checkpoint: to resume from, as `prepare_output` returned it.
+        also_save: called on the main process with the model's folder, before the run counts as complete; makes and
+            returns a folder with another form of the model.
 
-    Raises InputError before anything is written, Diverged and RunError after run.json says so; KeyboardInterrupt goes
+    Raises InputError before anything is written, Diverged and RunError after run.json says so (also where
+    training changed nothing, or the saved model is not the trained one: `tamft.train.guards`); KeyboardInterrupt goes
     through after run.json says "interrupted", and so does Terminated, after a checkpoint.
     """
     folder = Path(trainer.args.output_dir)
@@ -209,10 +186,16 @@ def fit(trainer: PairsTrainer, facts: dict[str, Any], checkpoint: str | None = N
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock.hold(folder))
         request = stack.enter_context(stop.listening())
-        return _fit(trainer, facts, checkpoint, request)
+        return _fit(trainer, facts, checkpoint, request, also_save)
 
 
-def _fit(trainer: PairsTrainer, facts: dict[str, Any], checkpoint: str | None, request: stop.Request) -> Path:
+def _fit(
+    trainer: PairsTrainer,
+    facts: dict[str, Any],
+    checkpoint: str | None,
+    request: stop.Request,
+    also_save: Callable[[Path], Path] | None,
+) -> Path:
     folder = Path(trainer.args.output_dir)
     path = folder / "run.json"
     before = record.read_json(path) if checkpoint else None
@@ -222,55 +205,54 @@ def _fit(trainer: PairsTrainer, facts: dict[str, Any], checkpoint: str | None, r
     trainer.accelerator.wait_for_everyone()
     content = record.start(trainer.args, facts)
     content["first_batches_sha256"] = (before or {}).get("first_batches_sha256")
+    content["command"] = _command
+    negatives = estimate.count_negatives(trainer.args, trainer.loss, len(trainer.train_dataset.column_names))
+    content["negatives_per_anchor"] = negatives.total if negatives else None
     keeper = RunCallback(trainer, path, content, request)
+    finish = Finish(trainer, content)
     trainer.add_callback(keeper)
     if trainer.pop_callback(ProgressCallback):
         trainer.add_callback(Bar())
     try:
         keeper.write(status="running")
+        failures.on_main(trainer.accelerator, finish.before_training)
         trainer.train(resume_from_checkpoint=checkpoint)
         if keeper.stopped:
             raise stop.Terminated(f"SIGTERM: saved after step {trainer.state.global_step}")
         check_finite(trainer.model, trainer.state.global_step)
-        model = save_model(trainer)
+        rows = torch.tensor(trainer.rows_seen, device=trainer.args.device)
+        content["rows_seen"] = int(trainer.accelerator.reduce(rows, reduction="sum"))
+        keeper.update()
+        model = save_model(trainer, finish)
+        if also_save is not None:
+            failures.on_main(trainer.accelerator, lambda: finish.also(also_save, model))
         keeper.write(status="complete", model_dir=MODEL_DIR)
     except BaseException as error:
         _remove_half_checkpoint(trainer)
-        ends = {KeyboardInterrupt: "interrupted", Diverged: "diverged"}
-        status = next((status for kind, status in ends.items() if isinstance(error, kind)), "failed")
-        with contextlib.suppress(OSError):  # a full disk: the error on its way out says so
-            keeper.write(status=status, error=" ".join(f"{type(error).__name__}: {error}".split()))
-        if cause := record.disk_error(error):
-            raise RunError(f"{folder}: cannot write: {cause}; earlier checkpoints are kept") from error
-        if isinstance(error, torch.OutOfMemoryError):
-            raise RunError(f"out of memory: lower --per_device_train_batch_size ({error})") from error
+        if (last := _ended(keeper, error)) is not error:
+            raise last from error
         raise
     return model
 
 
-def save_model(trainer: PairsTrainer) -> Path:
-    """Save the final model into `<output_dir>/model`: written beside it first, so that it is never half there."""
-    folder = Path(trainer.args.output_dir)
-    target, fresh, old = folder / MODEL_DIR, folder / f".{MODEL_DIR}.new", folder / f".{MODEL_DIR}.old"
-    main = trainer.is_world_process_zero()
-    try:
-        if main:
-            if old.is_dir() and not target.exists():  # killed between the two moves below
-                old.rename(target)
-            shutil.rmtree(fresh, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
-        trainer.accelerator.wait_for_everyone()
-        trainer.save_model(str(fresh), _internal_call=True)
-        trainer.accelerator.wait_for_everyone()
-        if main:
-            if target.exists():
-                target.rename(old)
-            fresh.rename(target)
-    finally:
-        if main:
-            shutil.rmtree(fresh, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
-    return target
+def _ended(keeper: RunCallback, error: BaseException) -> BaseException:
+    """Bring an ending into run.json; returns the error to go on with."""
+    folder = keeper.path.parent
+    if (ended := failures.consequence(keeper.path, error)) is not None:
+        error = ended
+    ends = {KeyboardInterrupt: "interrupted", Diverged: "diverged"}
+    status = next((status for kind, status in ends.items() if isinstance(error, kind)), "failed")
+    with contextlib.suppress(OSError):  # a full disk: the error on its way out says so
+        if _RANK:
+            failures.leave_note(keeper.path, status, error)
+        else:
+            theirs = failures.others_failure(keeper.path) if ended else None
+            keeper.write(**(theirs or {"status": status, "error": failures.text(error)}))
+    if cause := record.disk_error(error):
+        return RunError(f"{folder}: cannot write: {cause}; earlier checkpoints are kept")
+    if isinstance(error, torch.OutOfMemoryError):
+        return RunError(f"out of memory: lower --per_device_train_batch_size ({error})")
+    return error
 
 
 def command(main: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
@@ -278,6 +260,9 @@ def command(main: Callable[[list[str]], int], argv: list[str] | None = None) -> 
 
     0 complete · 1 failed or diverged · 2 bad input, nothing written · 130 interrupted · 143 ended by SIGTERM.
     """
+    global _command
+    argv = sys.argv[1:] if argv is None else argv
+    _command = record.command_line(Path(inspect.getfile(main)).stem, argv)
     exit_file = os.environ.get(EXIT_FILE)
     if exit_file:  # the launcher starts accelerate deaf to both signals, so that only the training answers
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -285,19 +270,25 @@ def command(main: Callable[[list[str]], int], argv: list[str] | None = None) -> 
     transformers_logging.disable_progress_bar()  # of reading and writing files; training keeps its bar
     code, message = 0, ""
     try:
-        code = main(sys.argv[1:] if argv is None else argv)
+        code = main(argv)
     except InputError as error:
         code, message = 2, f"error: {error}"
+    except Ended as error:
+        code, message = 1, "" if _RANK else f"error: {error}"
     except RunError as error:
         code, message = 1, f"error: {error}"
     except stop.Terminated as error:
-        code, message = stop.EXIT_CODE, f"terminated by {error}"
+        code, message = stop.EXIT_CODE, "" if _RANK else f"terminated by {error}"
     except KeyboardInterrupt:
-        code, message = 130, "interrupted"
+        code, message = 130, "" if _RANK else "interrupted"
+    except Exception as error:
+        failures.keep_exit_code(exit_file, 1)
+        if failures.WORLD > 1:  # a bug: its traceback follows, among those of the others
+            failures.tell(f"error: {failures.text(error)}")
+        raise
+    failures.keep_exit_code(exit_file, code)
     if message:
-        say(message, file=sys.stderr)
-    if exit_file and _RANK == 0:
-        Path(exit_file).write_text(str(code), encoding="utf-8")
+        failures.tell(message)
     return code
 
 

@@ -1,4 +1,4 @@
-"""Where the recipes and their configs are: in a checkout, or in the installed package."""
+"""Where the recipes, their configs and accelerate's presets are: in a checkout, or in the installed package."""
 
 from pathlib import Path
 
@@ -6,6 +6,13 @@ from tamft.errors import InputError
 from tamft.registry import nearest
 
 PACKAGE = Path(__file__).resolve().parent.parent
+# A config's folder says which recipe reads it.
+RECIPE_OF = {
+    "encoder": "encoder_pairs",
+    "llm": "llm_lora",
+    "classification": "text_classification",
+    "mining": "mine_negatives",
+}
 
 
 def recipes_folder() -> Path:
@@ -22,8 +29,18 @@ def recipes() -> dict[str, Path]:
 
 
 def configs() -> dict[str, Path]:
-    """Name -> file of every shipped config."""
+    """Name -> file of every shipped config, folder by folder."""
     return {path.stem: path for path in sorted((recipes_folder() / "configs").rglob("*.yaml"))}
+
+
+def presets() -> dict[str, Path]:
+    """Name -> file of every shipped accelerate config, for `--accelerate_config`."""
+    return {path.stem: path for path in sorted((recipes_folder() / "accelerate").glob("*.yaml"))}
+
+
+def recipe_of(config: Path) -> str:
+    """Name of the recipe that reads a shipped config."""
+    return RECIPE_OF[config.parent.name]
 
 
 def find_recipe(name: str) -> Path:
@@ -46,12 +63,25 @@ def find_config(name: str) -> Path:
 
     Raises InputError with the nearest name when there is neither.
     """
+    return _find_yaml(name, configs(), "--config", "config")
+
+
+def find_preset(name: str) -> Path:
+    """The YAML file for `--accelerate_config`: a path, or the bare name of a shipped preset.
+
+    Raises InputError with the nearest name when there is neither.
+    """
+    return _find_yaml(name, presets(), "--accelerate_config", "preset")
+
+
+def _find_yaml(name: str, known: dict[str, Path], flag: str, what: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    known = configs()
-    if name in known:
-        return known[name]
-    if path.parent == Path() and path.stem in known and path.suffix in (".yaml", ".yml"):
-        return known[path.stem]
-    raise InputError(f"--config {name}: no such file and no shipped config of that name{nearest(path.stem, known)}")
+    bare = name.removesuffix(".yaml").removesuffix(".yml")  # not Path.stem: a name may hold a dot (0.6b)
+    if bare in known:
+        return known[bare]
+    raise InputError(
+        f"{flag} {name}: no such file and no shipped {what} of that name{nearest(bare, known)} "
+        "List them: tamft recipes ls"
+    )

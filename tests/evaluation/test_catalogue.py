@@ -64,12 +64,12 @@ def test_prefetch_of_what_needs_no_data(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("prefetch nanobeir", "offline mode (HF_HUB_OFFLINE, HF_DATASETS_OFFLINE) is on, so NanoArguAnaRetrieval,"),
+        ("prefetch mteb-eng-v2", "(HF_HUB_OFFLINE, HF_DATASETS_OFFLINE) is on, so AmazonCounterfactualClassification,"),
         ("show", "which suite? `tamft suites show NAME`"),
         ("prefetch", "which suite? `tamft suites prefetch NAME`"),
         ("ls nanobeir", "takes nothing more"),
         ("show nanobier", "unknown suite 'nanobier'; there are embedded"),
-        ("show nanobeir --task_types STS", "there is no such task; there are Retrieval"),
+        ("show mteb-eng-v2 --task_types Regression", "there is no such task; there are Classification"),
         ("list", "invalid choice: 'list'"),
         ("show nanobeir --type STS", "unrecognized arguments: --type"),
     ],

@@ -28,6 +28,22 @@ def test_the_command(tiny_model, other_tiny_model, tmp_path, capsys):
         assert f"@{record['revision']}" in printed
 
 
+def test_batches_and_precision_from_the_command_line(tiny_model, tmp_path, capsys):
+    arguments = ["eval", str(tiny_model), "--tasks", "TinySTS", "--results", str(tmp_path / "r"), "--device=cpu"]
+    arguments += ["--json", str(tmp_path / "scores.json")]
+    found = {}
+    for words in ("", "--batch-tokens 64 --dtype bfloat16", "--batch_size 3 --cache_mb 1 --other_versions"):
+        assert tamft([*arguments, *words.split()]) == 0
+        (record,) = json.loads((tmp_path / "scores.json").read_text())
+        found[words] = record["batch"], record["batch_unit"], record["dtype"]
+    assert list(found.values()) == [
+        (2048, "tokens", "float32"),
+        (64, "tokens", "bfloat16"),
+        (2048, "tokens", "float32"),
+    ]
+    capsys.readouterr()
+
+
 def test_exit_code_1_when_something_failed(tiny_model, tmp_path, capsys):
     arguments = ["eval", str(tiny_model), "--results", str(tmp_path / "r"), "--tasks", "TinySTS", "Broken", "Absent"]
     assert tamft(arguments) == 1
@@ -41,7 +57,16 @@ def test_help_teaches(capsys):
         tamft(["eval", "--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
-    for word in ("--batch_size", "--suite nanobeir", "LoRA adapter", "Exit code"):
+    for word in (
+        "--batch_size",
+        "--batch_tokens",
+        "--dtype",
+        "--devices all",
+        "--other_versions",
+        "--suite nanobeir",
+        "LoRA adapter",
+        "Exit code",
+    ):
         assert word in printed
 
 
@@ -49,6 +74,14 @@ BAD = {
     "--batch_size 0": "at least 1",
     "--batch_size -4": "at least 1",
     "--batch_size many": "invalid int value: 'many'",
+    "--batch_tokens 0": "at least 1",
+    "--batch_tokens 64 --batch_size 8": "not allowed with argument",
+    "--dtype int8": "invalid choice: 'int8'",
+    "--cache_mb -1": "at least 0",
+    "--num_processes 0": "at least 1",
+    "--num_processes 2 --devices cpu": "give it alone",
+    "--devices all": "torch sees no GPU here",
+    "--devices cpu cuda:99": "--devices 'cuda:99' cannot be used here",
     "--device gpu": "--device 'gpu' cannot be used here",
     "--device cuda:99": "there is cpu",
     "--device meta": "cannot be used here",

@@ -8,6 +8,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from tamft.cli import main as tamft
+from tamft.evaluation import calibration
 from tamft.evaluation.calibration import Speed, measure
 from tamft.evaluation.encoder import Batch
 from tamft.evaluation.price import prices
@@ -22,6 +23,7 @@ EXAMPLE = str(suite_folder() / "example" / "own_tasks.yaml")
 @pytest.fixture(autouse=True)
 def _empty_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    monkeypatch.setattr(calibration, "ENOUGH", 0.02)  # a rough time is enough here
 
 
 def plan(model, tmp_path, *, tasks=None, suite=None, **options):
@@ -106,6 +108,19 @@ def test_the_command(tiny_model, tmp_path, monkeypatch, capsys):
     assert "estimated: from mteb's statistics" in printed
     assert "nothing was downloaded, and no result was written" in printed
     assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_task_that_cannot_run_is_told_and_the_others_have_a_price(tiny_model, tmp_path, monkeypatch):
+    _, chosen = both = plan(tiny_model, tmp_path, tasks=["EmbeddedSTS", "EmbeddedClustering"])
+    monkeypatch.setattr(type(chosen[0]), "column_names", ("sentence1", "sentence3"))
+    sts, clustering = prices(*both)[0]
+    assert (sts.how, clustering.how) == ("estimated", "counted")
+    assert "sentence3" in sts.problem
+
+
+def test_a_price_is_no_score(tiny_model, capsys):
+    assert tamft(["eval", str(tiny_model), "--tasks", "EmbeddedSTS", "--dry_run", "--json", "x.json"]) == 2
+    assert "--dry_run writes nothing" in capsys.readouterr().err
 
 
 # --- sizes from statistics --------------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ class Long(tiny_tasks.TinySTS):
 
 @pytest.mark.parametrize("options", [{}, {"batch_size": 8}])
 def test_truncation_is_reported_every_time(score, tiny_model, options):
-    from tamft.evaluation.table import notes
+    from tamft.evaluation.summary import notes
 
     records = score(tiny_model, tasks=[Long(), "TinySTS"], **options)
     said = "50% of the texts are longer than the model's 32 tokens and were cut off"

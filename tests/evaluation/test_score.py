@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
 KEYS = [
     *("model", "name", "revision", "task", "type", "split", "subset", "metric", "main_score", "reason", "status"),
-    *("mteb_version", "dataset_revision", "device", "dtype", "batch", "batch_unit", "seconds", "command"),
+    *("mteb_version", "dataset_revision", "device", "dtype", "batch", "batch_unit", "seconds", "command", "overlap"),
 ]
 
 
@@ -65,6 +65,7 @@ def test_a_record(score, tiny_model):
         "batch": 4,
         "batch_unit": "texts",
         "command": "how it was made",
+        "overlap": None,
     }
 
 

@@ -150,7 +150,7 @@ def test_complete_run_is_not_overwritten_by_accident(recipe):
     code, _, _ = recipe("--seed", 7, "--overwrite_output_dir")
     assert (code, read(folder)["seed"]) == (0, 7)
     assert any(not torch.equal(value, kept[key]) for key, value in weights(folder / "model").items())
-    assert sorted(path.name for path in folder.iterdir()) == ["model", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["model", "run.json", "training_texts.hashes"]
 
 
 @pytest.mark.parametrize("name", ["adamw_torch", "adatamw", "adamw_msam"])

@@ -49,7 +49,7 @@ def test_nan_loss(recipe, at):
     assert (code, record["status"], record["steps"], record["model_dir"]) == (1, "diverged", 3, None)
     assert "the loss is nan in step 4" in error
     assert "the loss is nan in step 4" in record["error"]
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-2", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-2", "run.json", "training_texts.hashes"]
     assert all(torch.isfinite(value).all() for value in weights(folder / "checkpoint-2").values())
 
 
@@ -74,7 +74,7 @@ def test_nan_weights_are_not_saved(recipe, monkeypatch):
     code, error, folder = recipe(*SAVING)
     assert (code, read(folder)["status"]) == (1, "diverged")
     assert "not finite after step 4" in error
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-2", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-2", "run.json", "training_texts.hashes"]
 
 
 def interrupt(model):
@@ -121,7 +121,11 @@ def test_sigterm_saves_a_checkpoint_that_resumes_bitwise(recipe, at, dropping_mo
     assert (code, error.splitlines()[-1]) == (143, f"terminated by SIGTERM: saved after step {stopped}")
     record = read(folder)
     assert (record["status"], record["steps"], record["model_dir"]) == ("interrupted", stopped, None)
-    assert sorted(path.name for path in folder.iterdir()) == [f"checkpoint-{stopped}", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        f"checkpoint-{stopped}",
+        "run.json",
+        "training_texts.hashes",
+    ]
     assert problems(folder / f"checkpoint-{stopped}", deep=True) == []
     at(0, None)
     assert recipe(*flags, "--resume_from_checkpoint", "true")[0] == 0
@@ -234,7 +238,7 @@ sys.exit(run.command(load_recipe("encoder_pairs").main, sys.argv[1:]))
     lines = [line for line in result.stderr.splitlines() if "error" in line.lower()]
     assert lines[-1].startswith(f"error: {folder}: cannot write: ")
     assert "Traceback" not in result.stderr
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-2", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-2", "run.json", "training_texts.hashes"]
     assert read(folder)["status"] == "failed"
     assert json.loads((folder / "checkpoint-2" / "trainer_state.json").read_text())["global_step"] == 2
 

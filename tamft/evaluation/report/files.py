@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamft.errors import InputError
+from tamft.evaluation import overlap
 from tamft.evaluation.summary import FAILED, Record, find_task
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _from_result(result: "TaskResult", base: Record, provenance: dict[str, Any])
     for split, entries in result.scores.items():
         for entry in entries:
             record, score = base | {"split": split, "subset": entry["hf_subset"]}, entry.get("main_score")
-            record["overlap"] = ((provenance.get("overlap") or {}).get(split) or {}).get(entry["hf_subset"])
+            record["overlap"] = overlap.pick(provenance.get("overlap"), split, entry["hf_subset"])
             if score is not None and math.isfinite(score):
                 yield record | {"main_score": float(score), "status": "ok", "reason": provenance.get("warning")}
             else:

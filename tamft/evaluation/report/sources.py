@@ -39,9 +39,9 @@ def find(
         results: where the scores of run folders are, if no other path holds scores.
         published: a folder of results in mteb's format to show beside those of `paths`: of their tasks, splits and
             subsets only.
-        models: which of the published models to show, or which of all if nothing is published: names, ends of names,
-            or patterns such as intfloat/*.
-        baseline: a model that is kept although only run folders were given.
+        models: which of the published models to show; if nothing is published, which of all, or, if only run folders
+            were given, which others from `results`: names, ends of names, or patterns such as intfloat/*.
+        baseline: a model that is shown although only run folders were given.
 
     Raises:
         InputError: a path that is not there or is nothing of the kind, a damaged record file, no scores at all.
@@ -63,7 +63,9 @@ def find(
         keep = set(scored.values())
         if not keep:
             raise InputError(_unscored(folders[0], results))
-        keep |= {find_model(baseline, found.records)} if baseline is not None and published is None else set()
+        if published is None:
+            keep |= {find_model(baseline, found.records)} if baseline is not None else set()
+            keep |= {r["model"] for r in found.records if models is not None and _is_wanted(r, models)}
         found.records = [r for r in found.records if r["model"] in keep]
     if not found.records:
         of = f" of {', '.join(models)}" if models else ""
@@ -76,8 +78,12 @@ def find(
 
 def _read(path: Path, models: Sequence[str] | None) -> list[Record]:
     if path.is_file():
-        return [{**r, "typed": r["model"]} for r in files.read_records(path) if files.is_wanted(r["name"], models)]
+        return [{**r, "typed": r["model"]} for r in files.read_records(path) if _is_wanted(r, models)]
     return list(files.as_records(files.read_results(_root(path), models)))
+
+
+def _is_wanted(record: Record, models: Sequence[str] | None) -> bool:
+    return any(files.is_wanted(record[key], models) for key in ("name", "model"))
 
 
 def _root(path: Path) -> Path:
@@ -104,18 +110,17 @@ def _once(found: Found) -> list[Record]:
     for record in found.records:
         identity, of = _identity(record), list(precisions[_identity(record)])
         precision = (record.get("dtype") or of[0]) if len(of) > 1 else None
-        name = typed.get(identity, f"{record['name']} @ {record['revision']}")
-        record |= {"typed": typed.get(identity), "precision": precision}
-        record["model"] = f"{name}, {precision}" if precision else name
+        # not what was typed: a folder that was trained again is another model under the same name
+        model = f"{record['name']} @ {record['revision']}" + (f", {precision}" if precision else "")
+        record |= {"model": model, "typed": typed.get(identity), "precision": precision}
         key = (record["model"], record["task"], record["split"], record["subset"])
         first = kept.get(key)
         if first is None or (first["status"] != "ok" and record["status"] == "ok"):
             kept[key] = record
         elif record["status"] == "ok" and abs(record["main_score"] - first["main_score"]) > 5e-7:  # mteb's six digits
-            found.remarks.append(
-                f"WARNING {record['model']}: {record['task']} ({record['split']}, {record['subset']}) is "
-                f"{first['main_score']:.6f} in one place and {record['main_score']:.6f} in another; the first is shown"
-            )
+            name, part = record["typed"] or record["model"], f"({record['split']}, {record['subset']})"
+            two = f"{first['main_score']:.6f} in one place and {record['main_score']:.6f} in another"
+            found.remarks.append(f"WARNING {name}: {record['task']} {part} is {two}; the first is shown")
     # a file that cannot be read has neither split nor subset: whoever has the task's scores needs it no more
     done = {(r["model"], r["task"]) for r in kept.values() if r["status"] == "ok"}
     return [r for r in kept.values() if r["split"] or (r["model"], r["task"]) not in done]
@@ -129,10 +134,10 @@ def _attach(by_label: Mapping[str, tuple[Path, Run]], found: Found, results: Pat
     """The label of the run for each of its models that has scores; a remark for each run without."""
     from tamft.evaluation.identity import identify
 
-    models: dict[Any, dict[str, str | None]] = {}  # identity or place -> model -> precision
+    models: dict[Any, dict[str, str]] = {}  # identity or place -> model -> what tells it from others of them
     for r in found.records:
         for key in (_identity(r), Path(r["typed"]).resolve() if r.get("typed") else None):
-            models.setdefault(key, {})[r["model"]] = r["precision"]
+            models.setdefault(key, {})[r["model"]] = r["precision"] or str(r["revision"])[:8]
     labelled: dict[str, str] = {}
     for label, (folder, run) in by_label.items():
         place = folder / (run.get("model_dir") or "")
@@ -147,11 +152,11 @@ def _attach(by_label: Mapping[str, tuple[Path, Run]], found: Found, results: Pat
             scored, reason = models.get(place.resolve(), {}), f"its folder {place} is not here, and no scores name it"
         if not scored:
             found.remarks.append(f"missing {label}: {reason}")
-        for i, (model, precision) in enumerate(scored.items()):
+        for i, (model, which) in enumerate(scored.items()):
             if model in labelled:
                 found.remarks.append(f"WARNING {label}: the same model, byte for byte, as {labelled[model]}")
             else:
-                labelled[model] = f"{label}, {precision}" if i else label
+                labelled[model] = f"{label}, {which}" if i else label
     return labelled
 
 
@@ -199,6 +204,7 @@ def _rename(records: Sequence[Record], scored: Mapping[str, str]) -> None:
     others = {model: r for model, r in first.items() if model not in scored}
     short = labels(list(dict.fromkeys(r["typed"] or r["name"] for r in others.values())))
     plain = [short[r["typed"] or r["name"]] for r in {_identity(r): r for r in others.values()}.values()]
+    plain += scored.values()
     names = dict(scored)
     for model, r in others.items():
         name = short[r["typed"] or r["name"]]

@@ -110,6 +110,18 @@ def test_the_same_model_from_two_places_is_one(own, tmp_path):
     assert not found.remarks
 
 
+def test_a_model_that_was_trained_again_in_its_folder_is_another_one(own, tmp_path):
+    for revision in ("a", "b"):
+        line = json.dumps({"task": "STS12", "model": "runs/x/model"})
+        folder = own / "results" / "local__model" / (revision * 16)
+        (folder / "tamft_provenance.jsonl").write_text(line, encoding="utf-8")
+    assert shown(find([own])) == {
+        ("x/model @ aaaaaaaa", "STS12"): 0.5,
+        ("x/model @ aaaaaaaa", "STS13"): 0.6,
+        ("x/model @ bbbbbbbb", "STS12"): 0.7,
+    }
+
+
 def test_two_precisions_of_a_model_are_two_columns(own, tmp_path):
     folder = own / "results" / "local__model" / ("a" * 16)
     half = folder / "experiments" / "dtype_bfloat16"
@@ -164,6 +176,7 @@ def test_run_folders_show_the_scores_of_their_models(runs):
         ("adatamw", "STS12"): 0.5,
     }
     assert ("other", "STS12") in shown(find(runs, baseline="other"))
+    assert ("other", "STS12") in shown(find(runs, models=["oth*"]))
     assert ("other", "STS12") in shown(find([*runs, Path("results")]))
 
 
@@ -181,6 +194,12 @@ def test_a_run_that_was_copied_without_its_model_is_known_by_what_was_typed(runs
     shutil.rmtree(runs[0] / "model")
     file = write_records(tmp_path / "s.json", [record(str(runs[0] / "model"), "STS12", 0.75)])
     assert shown(find([runs[0], file])) == {("adamw_torch", "STS12"): 0.75}
+
+
+def test_a_model_that_is_called_like_a_run_is_another_one(runs, tmp_path):
+    file = write_records(tmp_path / "s.json", [record("adatamw", "STS12", 0.9, revision="d" * 16)])
+    found = shown(find([*runs, Path("results"), file]))
+    assert (found["adatamw", "STS12"], found["adatamw @ dddddddd", "STS12"]) == (0.5, 0.9)
 
 
 def test_a_run_that_left_no_model_is_said(runs):
