@@ -27,39 +27,131 @@ def check_matplotlib() -> None:
 
 
 class Line(NamedTuple):
-    """A curve. `low` and `high` are the edges of its band (or empty); `number` picks colour and dash, 0 to 7."""
+    """A curve. `low` and `high` are the edges of its band (or empty); `number` picks colour, dash and marker.
+
+    None is the baseline's: the colour of the text.
+    """
 
     label: str
-    number: int
+    number: int | None
     steps: Sequence[float]
     values: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
 
 
-def lines(name: str, curves: Sequence[Line], *, title: str, ylabel: str, level: float | None = None) -> str:
-    """Curves over training steps as an `<svg>` element.
+def lines(
+    name: str,
+    curves: Sequence[Line],
+    *,
+    title: str,
+    ylabel: str,
+    level: float | None = None,
+    xlabel: str = "step",
+    legend: bool = True,
+) -> str:
+    """Curves over training steps, or over something else, as an `<svg>` element.
 
     Args:
         name: unique on the page; becomes part of all ids.
         curves: at least one.
         title: what a screen reader says.
-        ylabel: of the vertical axis.
+        ylabel: of the vertical axis; `xlabel`: of the other.
         level: where a thin horizontal line marks a value that means something.
+        legend: False where the page says which is which.
     """
     figure, axes = _axes()
     if level is not None:
         axes.axhline(level, color=INK, linewidth=0.8, alpha=0.5)
     for line in curves:
-        colour, dash = SERIES[line.number % 8], DASHES[line.number % 4]
+        colour, dash = _colour(line.number), _dash(line.number)
         if line.low:
             axes.fill_between(line.steps, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
-        marker = MARKERS[line.number % 4] if len(line.steps) < 40 else ""
-        axes.plot(line.steps, line.values, dash, color=colour, marker=marker, markersize=3.5, label=_plain(line.label))
-    axes.set_xlabel("step")
+        marker = _marker(line.number) if len(line.steps) < 40 else ""
+        look = {"color": colour, "alpha": _alpha(line.number), "marker": marker, "markersize": 3.5}
+        axes.plot(line.steps, line.values, dash, label=_plain(line.label), **look)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    axes.legend(loc="best", frameon=False, labelcolor=INK)
+    if legend:
+        axes.legend(loc="best", frameon=False, labelcolor=INK)
     return _svg(figure, name, title)
+
+
+class Search(NamedTuple):
+    """Trials of one arm: rates, scores, which is chosen (its place, or None), and the rates that diverged."""
+
+    number: int | None
+    rates: Sequence[float]
+    scores: Sequence[float]
+    chosen: int | None
+    lost: Sequence[float]
+
+
+def sensitivity(name: str, arms: Sequence[Search], *, title: str, ylabel: str, connect: bool) -> str:
+    """Scores over learning rates as an `<svg>` element; a ring around what is chosen, a cross where a run diverged.
+
+    `connect`: join the trials of an arm, which makes sense where nothing but the rate changes.
+    """
+    figure, axes = _axes()
+    for arm in arms:
+        colour, dash, alpha = _colour(arm.number), _dash(arm.number), _alpha(arm.number)
+        order = sorted(range(len(arm.rates)), key=arm.rates.__getitem__)
+        rates, scores = [arm.rates[i] for i in order], [arm.scores[i] for i in order]
+        look = {"color": colour, "alpha": alpha, "marker": _marker(arm.number), "markersize": 5}
+        axes.plot(rates, scores, dash if connect else "", **look)
+        if arm.chosen is not None:
+            place = (arm.rates[arm.chosen], arm.scores[arm.chosen])
+            axes.plot(*place, "o", markersize=12, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.3)
+        # at the foot of the picture: what diverged has no score
+        foot = axes.get_xaxis_transform()
+        axes.plot(arm.lost, [0.03] * len(arm.lost), "x", color=colour, markersize=7, transform=foot, clip_on=False)
+    axes.set_xscale("log")
+    tried = sorted({rate for arm in arms for rate in (*arm.rates, *arm.lost)})
+    if len(tried) <= 6:
+        axes.set_xticks(tried, [f"{rate:g}" for rate in tried])
+        axes.set_xticks([], minor=True)
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel(ylabel)
+    return _svg(figure, name, title)
+
+
+class Estimate(NamedTuple):
+    """A mean and its interval (or None)."""
+
+    number: int | None
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def forest(
+    name: str, groups: Sequence[tuple[str, Sequence[Estimate]]], *, title: str, xlabel: str, band: float | None = None
+) -> str:
+    """Means with their intervals, one below the other in groups, as an `<svg>` element; a line marks 0.
+
+    `band`: half the width of the shaded band around 0.
+    """
+    count = sum(len(estimates) for _, estimates in groups)
+    figure, axes = _axes(height=0.9 + 0.24 * (count + 0.6 * len(groups)))
+    if band is not None:
+        axes.axvspan(-band, band, color=INK, alpha=0.08, linewidth=0)
+    axes.axvline(0.0, color=INK, linewidth=0.9, alpha=0.6)
+    place, ticks = 0.0, []
+    for _, estimates in groups:
+        ticks.append(place + (len(estimates) - 1) / 2)
+        for estimate in estimates:
+            colour = _colour(estimate.number)
+            if estimate.low is not None:
+                axes.plot([estimate.low, estimate.high], [place, place], color=colour, linewidth=1.6)
+            axes.plot(estimate.mean, place, _marker(estimate.number), color=colour, markersize=6)
+            place += 1
+        place += 0.6
+    axes.set_yticks(ticks, _short([label for label, _ in groups]))
+    axes.set_ylim(-0.8, place - 0.8)
+    axes.set_xlabel(xlabel)
+    axes.locator_params(axis="x", nbins=6)
+    return _rows(figure, axes, name, title)
 
 
 class Series(NamedTuple):
@@ -71,15 +163,15 @@ class Series(NamedTuple):
 
     @property
     def colour(self) -> str:
-        return INK if self.number is None else SERIES[self.number % 8]
+        return _colour(self.number)
 
     @property
     def marker(self) -> str:
-        return "s" if self.number is None else MARKERS[self.number % 4]
+        return _marker(self.number)
 
     @property
     def alpha(self) -> float:
-        return 0.45 if self.number is None else 1.0
+        return _alpha(self.number)
 
 
 def bars(name: str, groups: Sequence[str], series: Sequence[Series], *, title: str) -> str:
@@ -118,6 +210,22 @@ def dots(name: str, groups: Sequence[str], series: Sequence[Series], *, title: s
     if known:  # dots need no zero: the range of the scores, widened to tenths
         axes.set_xlim(math.floor(10 * min(known) - 0.2) / 10, math.ceil(10 * max(known) + 0.2) / 10)
     return _rows(figure, axes, name, title)
+
+
+def _colour(number: int | None) -> str:
+    return INK if number is None else SERIES[number % 8]
+
+
+def _alpha(number: int | None) -> float:
+    return 0.45 if number is None else 1.0
+
+
+def _dash(number: int | None) -> str:
+    return "-" if number is None else DASHES[number % 4]
+
+
+def _marker(number: int | None) -> str:
+    return "s" if number is None else MARKERS[number % 4]
 
 
 def _known(series: Sequence[Series]) -> list[float]:

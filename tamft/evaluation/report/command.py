@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from tamft.atomic import write_atomically
 from tamft.errors import InputError
+from tamft.evaluation.report.study.files import is_study
 from tamft.parser import Parser
 
 if TYPE_CHECKING:
     from tamft.evaluation.report.runs import Run
     from tamft.evaluation.summary import Summary
 
-FORMATS = {"md": ".md", "csv": ".csv", "html": ".html", "json": ".json"}
+FORMATS = {"md": ".md", "csv": ".csv", "html": ".html", "json": ".json", "jsonl": ".jsonl"}
 EXAMPLES = """\
 examples:
   tamft report results
@@ -29,6 +30,8 @@ examples:
       the tasks of one suite, with means that are missing until all of them are scored
   tamft report results --card runs/adatamw/model
       writes the model's scores into its README.md
+  tamft report studies/intents --out studies/intents/report/
+      verdicts of a study of `tamft compare`: page, Markdown, CSV, JSONL and figures (docs/verdicts.md)
 
 Means are mteb's leaderboard's: over tasks, and over the means of the task types. What is missing is never 0.
 Exit codes: 0 ok, 2 bad input (nothing written), 130 interrupted.
@@ -74,9 +77,13 @@ def collect(
 def main(argv: Sequence[str]) -> int:
     """`tamft report …`. Prints or writes the report; returns 0. Raises InputError."""
     args = _parser().parse_words(argv)
-    form = args.format or _from_suffix(args.out)
-    out = Path(args.out or "report.html") if args.out or form == "html" else None
     paths = [Path(path).expanduser() for path in args.paths]
+    if any(map(is_study, paths)):
+        return _report_study(args, paths, argv)
+    form = args.format or _from_suffix(args.out)
+    if form == "jsonl":
+        raise InputError("--format jsonl is for studies of `tamft compare`; these are scores, write --format json")
+    out = Path(args.out or "report.html") if args.out or form == "html" else None
     if out is not None:
         _check_out(out, paths)
     if form == "html":
@@ -133,12 +140,14 @@ def _parser() -> Parser:
         nargs="+",
         metavar="PATH",
         help="results folder (of tamft eval, mteb's cache, a clone of mteb's results repository), file of "
-        "`tamft eval --json`, or run folder with a run.json",
+        "`tamft eval --json`, run folder with a run.json, or one study of `tamft compare`",
     )
     parser.add_argument("--baseline", metavar="NAME", help="the model that differences are from (default: the first)")
-    parser.add_argument("--format", choices=list(FORMATS), help="md, csv, html or json (default: a table)")
+    parser.add_argument("--format", choices=list(FORMATS), help="md, csv, html, json or jsonl (default: a table)")
     parser.add_argument(
-        "--out", metavar="FILE", help="where to write; its suffix can be the format (html: report.html)"
+        "--out",
+        metavar="FILE",
+        help="where to write; its suffix can be the format (html: report.html); of a study also FOLDER/, for all",
     )
     parser.add_argument("--suite", metavar="NAME", help="only, and all of, the tasks of a suite; a missing one is said")
     parser.add_argument("--published", metavar="DIR", help="results in mteb's format to show beside one's own")
@@ -157,6 +166,25 @@ def _parser() -> Parser:
         "--card", nargs="+", metavar="FOLDER", help="write the scores of these models into their README.md instead"
     )
     return parser
+
+
+def _report_study(args: argparse.Namespace, paths: Sequence[Path], argv: Sequence[str]) -> int:
+    if len(paths) > 1:
+        raise InputError(f"{' '.join(args.paths)}: a study is reported alone; each has a plan and verdicts of its own")
+    for name in ("baseline", "suite", "published", "models", "mix_versions", "card"):
+        if getattr(args, name):
+            raise InputError(f"--{name} does not go with a study: its plan has decided what is compared, before it ran")
+    out = Path(args.out).expanduser() if args.out else None
+    folder = out is not None and args.format is None and (out.is_dir() or args.out.endswith("/"))
+    form = args.format or (None if folder else _from_suffix(args.out))
+    if out is None and form == "html":
+        out = Path("report.html")
+    if out is not None and not folder:
+        _check_out(out, paths)
+
+    from tamft.evaluation.report.study.command import report
+
+    return report(paths[0], form=form, out=out, folder=folder, argv=argv)
 
 
 def _write_cards(folders: Sequence[str], summary: "Summary") -> int:

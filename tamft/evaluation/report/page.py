@@ -1,6 +1,7 @@
 """The pieces of a report's HTML: one self-contained page, light and dark, for screens from a phone's width on."""
 
 import html
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -26,7 +27,7 @@ th:first-child{text-align:left;white-space:normal;min-width:16rem;max-width:22re
 overflow-wrap:anywhere;position:sticky;left:0;background:var(--page)}tbody th{font-weight:400}
 td small,th small{display:block;font-size:.8rem;font-weight:400}td.word{color:var(--dim)}td.best{font-weight:700}
 tr.mean td,tbody tr.mean th{font-weight:600}tr.line>*{border-top:2px solid var(--ink)}
-.key{margin-right:.35em}
+.key{margin-right:.35em}.whole{overflow-wrap:break-word}
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));gap:1rem;
 margin-top:1rem;align-items:start}
 figure{margin:0;background:var(--card);border-radius:8px;padding:.7rem;min-width:0}
@@ -53,6 +54,18 @@ def key(number: int | None) -> str:
     colour = "var(--ink);opacity:.45" if number is None else f"var(--s{number % 8})"
     symbol = "■" if number is None else SYMBOLS[number % len(SYMBOLS)]
     return f'<span class="key" style="color:{colour}" aria-hidden="true">{symbol}</span>'
+
+
+def words(names: Sequence[str]) -> list[str]:
+    """Heads of columns that are broken between words only; a model's name may be broken anywhere."""
+    return [f'<span class="whole">{text(name)}</span>' for name in names]
+
+
+def standalone(drawn: str) -> str:
+    """A figure of the page as a file of its own: the colours of light pages, on white."""
+    colours = dict(re.findall(r"--(\w+):([^;}]+)", STYLE.partition("}")[0]))
+    alone = re.sub(r"var\(--(\w+)\)", lambda found: colours[found[1]], drawn)
+    return alone.replace("<svg ", '<svg style="background:#fff" ', 1) + "\n"
 
 
 def table(

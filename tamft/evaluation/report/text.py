@@ -18,24 +18,24 @@ COLUMNS = (
 
 def markdown(summary: Summary, trained: Mapping[str, runs.Run] | None = None) -> str:
     """Tables for GitHub: scores with differences, what to know, provenance."""
-    labels = [_md(summary.labels[m]) for m in summary.models]
+    labels = [plain(summary.labels[m]) for m in summary.models]
     corner = "main score" + (f" (difference from {labels[0]})" if len(labels) > 1 else "")
     grid = [[corner, *labels]]
     for row in summary.rows:
-        name = _md(row.name) if row.kind == "task" else f"*{_md(row.name)}*"
+        name = plain(row.name) if row.kind == "task" else f"*{plain(row.name)}*"
         grid.append([name, *(_cell(row, model) for model in summary.models)])
     if len(labels) > len(summary.rows):  # the longer side downwards
         grid = [list(column) for column in zip(*grid, strict=True)]
     lines = [f"| {' | '.join(row)} |" for row in grid]
     lines.insert(1, "|---|" + "---:|" * (len(grid[0]) - 1))
-    notes = [f"- {_md(note)}" for note in [*runs.warnings(trained or {}), *scores.warnings(summary)]]
-    notes += [f"- {_md(note)}" for note in summary.notes if not note.startswith("WARNING")]
-    notes += [f"- {_md(line)}" for line in scores.DOES_NOT_SHOW[:1]]
+    notes = [f"- {plain(note)}" for note in [*runs.warnings(trained or {}), *scores.warnings(summary)]]
+    notes += [f"- {plain(note)}" for note in summary.notes if not note.startswith("WARNING")]
+    notes += [f"- {plain(line)}" for line in scores.DOES_NOT_SHOW[:1]]
     facts = [
-        f"- {_md(name)}: {_md(str(value))}" for name, value in [*scores.provenance(summary), *scores.data(summary)]
+        f"- {plain(name)}: {plain(str(value))}" for name, value in [*scores.provenance(summary), *scores.data(summary)]
     ]
     if trained:
-        facts += [f"- {_md(name)}: {_md(str(value))}" for name, value in runs.provenance(trained)]
+        facts += [f"- {plain(name)}: {plain(str(value))}" for name, value in runs.provenance(trained)]
     return "\n".join([*lines, "", *notes, "", "Provenance:", "", *facts]) + "\n"
 
 
@@ -48,7 +48,7 @@ def _cell(row: Row, model: str) -> str:
     return shown if difference is None else f"{shown} ({difference:+.4f})"
 
 
-def _md(text: str) -> str:
+def plain(text: str) -> str:
     """Text that Markdown leaves as it is: a name is no markup, and a line end would end the table."""
     text = re.sub(r"([\\`*|<>\[\]#~$])", r"\\\1", " ".join(text.split()))
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\_", text)
