@@ -42,7 +42,7 @@ def count_tokens(model: "SentenceTransformer", texts: Sequence[str], prompt: str
     counts: list[int] = []
     for start in range(0, len(texts), CHUNK):
         part = [prompt + text for text in texts[start : start + CHUNK]]
-        counts += [len(ids) for ids in _ids(tokenizer, part)]
+        counts += [max(1, len(ids)) for ids in _ids(tokenizer, part)]  # an empty text is still a row to encode
     return np.array(counts, dtype=np.int64)
 
 
