@@ -13,6 +13,12 @@ def _eval(argv: list[str]) -> int:
     return main(argv)
 
 
+def _suites(argv: list[str]) -> int:
+    from tamft.evaluation.catalogue import main
+
+    return main(argv)
+
+
 def _train(argv: list[str]) -> int:
     from tamft.train.launch import main
 
@@ -54,6 +60,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train with one of tamft's recipes, through accelerate"),
     "recipes": (_recipes, "list, show and copy the recipes, their configs and accelerate's presets"),
     "eval": (_eval, "score models on MTEB tasks, side by side"),
+    "suites": (_suites, "suites of MTEB tasks: list them, look inside, get their data"),
     "plot": (_plot, "draw loss, alignment, damping and momentum of a training from its log"),
     "doctor": (_doctor, "what is wrong with this machine, a checkpoint, a model or an adapter"),
     "demo": (_demo, "fine-tune a real model with three optimizers and compare, in a few minutes"),

@@ -244,7 +244,7 @@ def test_yaml(tmp_path, marker, reader, name, capsys):
             if reader == "config":
                 config.parse(["--config", str(path)], SentenceTransformerTrainingArguments)
             elif reader == "suite":
-                from tamft.evaluation.tasks import read_suite
+                from tamft.evaluation.suites import read_suite
 
                 read_suite(str(path))
             else:

@@ -1,16 +1,16 @@
 """Training rows from local files or the Hub: which columns, of which kind, and every bad row named by its line."""
 
-import csv
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tamft.errors import InputError
 from tamft.registry import nearest
+from tamft.row_files import Row, read_rows
 from tamft.train.losses import PAIRS, SCORED, TRIPLETS
 
 # Column sets that are understood without --columns, in this order; other columns of the data are left out.
@@ -26,9 +26,6 @@ LAYOUTS: tuple[tuple[str, ...], ...] = (
     ("sentence1", "sentence2"),
 )
 NUMBERS = ("score", "label")
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-
-Row = tuple[str, dict[str, Any]]  # where it stands ("FILE, line 3"), and its columns
 
 
 @dataclass(frozen=True)
@@ -104,11 +101,11 @@ def load_file(name: str, columns: Sequence[str] | None = None) -> Rows:
     from datasets import Dataset
 
     path = Path(name).expanduser()
-    rows = _readable(path)
+    rows = read_rows(path)
     first = next(rows, None)
     if first is None:
         raise InputError(f"{path}: holds no rows")
-    loose = path.suffix.lower() == ".csv"  # where a number is a text that looks like one
+    loose = path.suffix.lower() in (".csv", ".tsv")  # where a number is a text that looks like one
     used, kind = plan(first, columns, str(path), loose=loose)
     unused = [column for column in first[1] if column not in used]
     values: dict[str, list[Any]] = {column: [] for column in used}
@@ -222,67 +219,3 @@ def _names(used: Sequence[str], kind: str) -> list[str]:
 def _chain(first: Row, rest: Iterable[Row]) -> Iterator[Row]:
     yield first
     yield from rest
-
-
-def _readable(path: Path) -> Iterator[Row]:
-    """The reader for a file that exists, is not empty and has a known suffix."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path}: unknown kind of file; use {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
-    try:
-        with path.open("rb") as stream:
-            if not stream.read(1):
-                raise InputError(f"{path}: the file is empty")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    readers: dict[str, Callable[[Path], Iterator[Row]]] = {".csv": _csv_rows, ".parquet": _parquet_rows}
-    return readers.get(path.suffix.lower(), _json_rows)(path)
-
-
-def _json_rows(path: Path) -> Iterator[Row]:
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            where = f"{path}, line {number}"
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise InputError(f"{where}: not UTF-8 text (byte {error.start + 1}); save the file as UTF-8") from error
-            except json.JSONDecodeError as error:
-                raise InputError(f"{where}: broken JSON: {error.msg} (column {error.colno})") from error
-            if not isinstance(row, dict):
-                raise InputError(f'{where}: has to be one JSON object such as {{"anchor": "…", "positive": "…"}}')
-            yield where, row
-
-
-def _csv_rows(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, strict=True, restkey="")
-        try:
-            for row in reader:
-                where = f"{path}, line {reader.line_num}"
-                if "" in row:
-                    raise InputError(f"{where}: has more cells than the header; quote texts that hold commas")
-                yield where, row
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not UTF-8 text after line {reader.line_num}; save the file as UTF-8") from error
-        except csv.Error as error:
-            raise InputError(f"{path}, line {reader.line_num}: broken CSV: {error}") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        for batch in pq.ParquetFile(path).iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}, row {number}", row
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: broken Parquet: {error}") from error

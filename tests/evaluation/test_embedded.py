@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from tamft.evaluation.embedded import TASKS
-from tamft.evaluation.tasks import get_tasks, read_suite
+from tamft.evaluation.suites import read_suite
+from tamft.evaluation.tasks import get_tasks
 
 mteb = pytest.importorskip("mteb")
 

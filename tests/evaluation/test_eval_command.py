@@ -60,7 +60,7 @@ BAD = {
     "--json /dev/full": "is not an ordinary file",
     "--json FILE/scores.json": "nothing can be written below it",
     "--tasks TinyST": "did you mean TinySTS",
-    "--suite nothing": "either --tasks",
+    "--suite nothing": "unknown suite 'nothing'",
     "--languages klingon": "klingon",
     "nowhere/at/all --tasks TinySTS": "model 'nowhere/at/all': no such folder",
 }

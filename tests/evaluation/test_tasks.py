@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tamft.errors import InputError
-from tamft.evaluation.tasks import get_tasks, read_suite, suite_names
+from tamft.evaluation.suites import read_suite, suite_names
+from tamft.evaluation.tasks import get_tasks
 from tests.evaluation.tiny_tasks import TinySTS
 
 
@@ -65,17 +66,52 @@ def test_languages_that_a_task_does_not_have(task, language):
         get_tasks([task], languages=[language])
 
 
-@pytest.mark.parametrize(("tasks", "suite"), [(None, None), (["STS13"], "nanobeir")])
-def test_either_tasks_or_suite(tasks, suite):
-    with pytest.raises(InputError, match="either --tasks"):
-        get_tasks(tasks, suite=suite)
-
-
-def test_no_task_and_languages_for_a_suite_are_errors():
+def test_something_must_be_chosen():
+    with pytest.raises(InputError, match="say what to score: --tasks NAME"):
+        get_tasks()
     with pytest.raises(InputError, match="no task given"):
         get_tasks([])
-    with pytest.raises(InputError, match="--languages goes with --tasks"):
-        get_tasks(suite="embedded", languages=["eng"])
+
+
+def test_some_tasks_of_a_suite_as_the_suite_means_them():
+    (task,) = get_tasks(["STS17"], suite="mteb-eng-v2")
+    assert task.hf_subsets == ["en-en"]
+    with pytest.raises(InputError, match="suite 'nanobeir' has no task 'NanoNQ'; did you mean NanoNQRetrieval"):
+        get_tasks(["NanoNQ"], suite="nanobeir")
+
+
+def test_languages_narrow_a_suite(tmp_path):
+    text = "tasks: [{name: STS13}, {name: XQuADRetrieval, languages: [eng, deu]}, {name: STS17, subsets: [en-de]}]"
+    suite = write(tmp_path, text)
+    kept = {task.metadata.name: task.hf_subsets for task in get_tasks(suite=suite, languages=["deu"])}
+    assert kept == {"XQuADRetrieval": ["de"]}
+    kept = {task.metadata.name: task.hf_subsets for task in get_tasks(suite=suite, languages=["deu", "eng"])}
+    assert kept == {"STS13": ["default"], "XQuADRetrieval": ["de", "en"], "STS17": ["en-de"]}
+    assert len(get_tasks(suite=suite, languages=["all"])) == 3
+    with pytest.raises(InputError, match=r"--languages fra: nothing is left; it has .*'deu', 'eng'"):
+        get_tasks(suite=suite, languages=["fra"])
+
+
+def test_types_narrow_what_was_chosen():
+    assert names(get_tasks(["STS13", "Banking77Classification"], task_types=["sts"])) == ["STS13"]
+    kept = get_tasks(suite="mteb-eng-v2", task_types=["STS", "Summarization"])
+    assert {task.metadata.type for task in kept} == {"STS", "Summarization"}
+    assert len(kept) == 10
+    with pytest.raises(InputError, match="--task_types Reranking: there is no such task; there are STS"):
+        get_tasks(["STS13"], task_types=["Reranking"])
+    with pytest.raises(InputError, match="unknown type 'Classificaton'; did you mean Classification"):
+        get_tasks(["STS13"], task_types=["Classificaton"])
+
+
+def test_types_alone_are_all_that_mteb_has_of_them():
+    english = get_tasks(task_types=["STS"])
+    assert {"STS13", "SICK-R"} <= set(names(english))
+    assert all(task.languages == ["eng"] and task.modalities == ["text"] for task in english)
+    german = get_tasks(task_types=["STS", "Reranking"], languages=["deu"])
+    assert {task.metadata.type for task in german} == {"STS", "Reranking"}
+    assert all(task.languages == ["deu"] for task in german)
+    with pytest.raises(InputError, match="mteb has none with --languages klingon"):
+        get_tasks(task_types=["STS"], languages=["klingon"])
 
 
 def test_task_objects_pass_through():
@@ -134,6 +170,7 @@ def test_a_suite_of_ones_own(tmp_path):
         ("tasks: []", "it needs `name`"),
         ("tasks: [STS13]", "entry 'STS13' needs `name`"),
         ("tasks: [{name: STS13, lang: eng}]", "needs `name` and may have languages, revision, splits, subsets"),
+        ("tasks: [{name: STS13}, {name: STS13}]", "the task 'STS13' is there twice"),
         ("tasks: [{name: STS13}]\nextra: 1", "unknown key 'extra'"),
         ("tasks: [{name: STS133}]", "did you mean STS13"),
         ("tasks: [{name: STS13, revision: abc}]", "means revision 'abc'"),

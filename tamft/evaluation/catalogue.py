@@ -1,0 +1,136 @@
+"""`tamft suites`: what suites there are, what is in them, and their data on this machine."""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tamft.errors import InputError
+from tamft.parser import Parser
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+
+Row = tuple[str, ...]
+
+EXAMPLES = """\
+examples:
+  tamft suites ls
+      the suites that come with tamft, and how much of each is on this machine
+  tamft suites show mteb-eng-v2 --task_types STS
+      its tasks: type, languages, splits, revision of the data, number of texts, on disk or not
+  tamft suites prefetch nanobeir
+      fetch the data of all its tasks, so that `tamft eval` needs no network; go on after an interruption
+  tamft suites show mine.yaml
+      a suite of your own: the form is in docs/evaluation.md
+
+Exit code: 0 ok, 1 some data could not be fetched or does not load offline, 2 bad input, 130 interrupted.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """`tamft suites ls|show|prefetch`. Returns the exit code. Raises InputError."""
+    parser = Parser(
+        prog="tamft suites",
+        description="Suites of MTEB tasks: what there is, what is in it, and getting its data.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("action", choices=("ls", "show", "prefetch"), metavar="ACTION", help="ls | show | prefetch")
+    parser.add_argument("suite", nargs="?", metavar="NAME", help="a suite's name, or a .yaml file")
+    parser.add_argument("--tasks", nargs="+", metavar="NAME", help="only these (without a suite: any of mteb's)")
+    parser.add_argument("--task_types", nargs="+", metavar="TYPE", help="only tasks of these types, for example STS")
+    parser.add_argument("--languages", nargs="+", metavar="CODE", help="only subsets in these languages (ISO 639-3)")
+    args = parser.parse_words(argv)
+    chosen = (args.suite, args.tasks, args.task_types, args.languages)
+    if args.action == "ls":
+        if any(chosen):
+            raise InputError("`tamft suites ls` takes nothing more; see one suite with `tamft suites show NAME`")
+        _quiet(bars=False)
+        _print(ls_rows())
+        return 0
+    if not any(chosen[:3]):
+        raise InputError(f"which suite? `tamft suites {args.action} NAME`; `tamft suites ls` shows them")
+    _quiet(bars=args.action == "prefetch")
+    from tamft.evaluation.tasks import get_tasks
+
+    tasks = get_tasks(args.tasks, suite=args.suite, languages=args.languages, task_types=args.task_types)
+    if args.action == "show":
+        _print(show_rows(tasks))
+        return 0
+    from tamft.evaluation.prefetch import prefetch
+
+    outcomes = prefetch(tasks)
+    failed = {name: reason for name, reason in outcomes.items() if reason is not None}
+    for name, reason in failed.items():
+        print(f"failed  {name}: {reason}")
+    print(f"{len(outcomes) - len(failed)} of {len(outcomes)} data sets are here and load offline")
+    return 1 if failed else 0
+
+
+def ls_rows() -> list[Row]:
+    """The shipped suites."""
+    from tamft.evaluation.data import on_disk
+    from tamft.evaluation.suites import read_suite, suite_names
+    from tamft.evaluation.tasks import get_tasks
+
+    rows: list[Row] = [("suite", "tasks", "types", "what it is", "on disk")]
+    for name in suite_names():
+        tasks = get_tasks(suite=name)
+        types = Counter(task.metadata.type for task in tasks)
+        here = sum(on_disk(task) is True for task in tasks)
+        words = ", ".join(f"{count} {kind}" for kind, count in types.most_common())
+        rows.append((name, str(len(tasks)), words, read_suite(name)["description"], f"{here} of {len(tasks)}"))
+    return rows
+
+
+def show_rows(tasks: Sequence["AbsTask"]) -> list[Row]:
+    """Tasks: what they are, about how many texts they encode, on disk or not ("?": only loading it can tell)."""
+    from tamft.evaluation.data import on_disk
+    from tamft.evaluation.sizes import size
+
+    rows: list[Row] = [("task", "type", "languages", "splits", "revision", "texts", "on disk")]
+    for task in tasks:
+        counted = size(task)
+        of = task.metadata
+        row = (
+            of.name,
+            of.type,
+            " ".join(task.languages[:4]) + (" …" if len(task.languages) > 4 else ""),
+            " ".join(task.eval_splits),
+            f"{len(of.tasks)} parts" if task.is_aggregate else of.revision[:8],
+            f"{counted.texts:,}" if counted else "?",
+            {True: "yes", False: "no", None: "?"}[on_disk(task)],
+        )
+        rows.append(row)
+    return rows
+
+
+def _print(rows: list[Row]) -> None:
+    """A table on a terminal, tab-separated lines in a pipe."""
+    if not sys.stdout.isatty():
+        print("\n".join("\t".join(row) for row in rows))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0], box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.columns[0].no_wrap = True
+    for row in rows[1:]:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _quiet(bars: bool) -> None:
+    """Before anything of the libraries is imported: that is when they read their environment."""
+    import warnings
+
+    os.environ.setdefault("DATASETS_VERBOSITY", "error")
+    if not bars:
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="The task .* is superseded")
