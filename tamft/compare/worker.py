@@ -1,0 +1,135 @@
+"""One run in a process of its own: train, score, throw the weights away. Done twice is done once."""
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tamft.compare import outcome
+from tamft.compare.runs import Job
+from tamft.errors import InputError
+
+LOCK, LOG, RESULTS = "study.lock", "log.txt", "results"
+OK, FAILED, BAD, BUSY = 0, 1, 2, 3  # exit codes of a worker
+
+
+def main(job: Job) -> None:
+    """Body of the process; ends it with one of the codes above. The run's outcome is in its folder."""
+    os.setpgid(0, 0)  # a terminal's Ctrl-C goes to the command alone, which passes it on to the whole group
+    job.folder.mkdir(parents=True, exist_ok=True)
+    _redirect(job.folder / LOG)
+    # Set before anything looks for a GPU. The libraries' thread pools were made for the process this one was forked from.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(job.devices)
+    os.environ["OMP_NUM_THREADS"] = str(job.threads)
+    import torch
+
+    from tamft.train import lock
+
+    torch.set_num_threads(job.threads)
+    try:
+        with lock.hold(job.folder, LOCK):
+            sys.exit(_work(job))
+    except InputError as error:  # only the lock raises it here
+        print(error, file=sys.stderr)
+        sys.exit(BUSY)
+
+
+def _work(job: Job) -> int:
+    before = outcome.read(job.folder, trained=job.words is not None)
+    if before.status is not None:  # another process did it between our look and our lock
+        return OK
+    print(f"--- attempt {before.attempts + 1}: {job.text}", flush=True)
+    try:
+        if job.words is not None:
+            code = _train(job)
+            if code != 0:
+                return BAD if code == 2 else FAILED
+        _score(job)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD
+    if not job.keep_models:
+        drop_weights(job.folder)
+    return OK
+
+
+def drop_weights(folder: Path) -> None:
+    """Delete what is large and not needed any more: scores and run.json are enough to go on."""
+    for path in folder.iterdir():
+        if path.is_dir():  # model, merged, checkpoints, mteb's results
+            shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob("*.hashes"):
+        path.unlink()
+
+
+def _train(job: Job) -> int:
+    """Train unless that was done before; returns the recipe's exit code."""
+    record = outcome.read(job.folder).record
+    if record.get("status") == outcome.COMPLETE and (job.folder / "model").is_dir():
+        return 0
+    words = list(job.words or ())
+    if in_process(job):
+        from tamft.train import run
+
+        return run.command(load_recipe(job.recipe), words)
+    from tamft.train.launch import main as launch
+
+    group = ["--num_processes", str(job.processes), "--num_cpu_threads_per_process", str(job.threads)]
+    if job.accelerate_config:
+        group += ["--accelerate_config", job.accelerate_config]
+    return launch([job.recipe, *group, *words])
+
+
+def in_process(job: Job) -> bool:
+    """Whether a recipe runs in the worker itself: `accelerate launch` does nothing for one process on a CPU but start it.
+
+    On a GPU the process that trains has to be a fresh one, and several need the launcher.
+    """
+    return job.processes == 1 and not job.devices and not job.accelerate_config and not job.recipe.endswith(".py")
+
+
+def load_recipe(name: str) -> Callable[[list[str]], int]:
+    """`main` of a shipped recipe."""
+    from tamft.train.shipped import find_recipe
+
+    module_name = f"tamft_recipe_{name}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, find_recipe(name))
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module  # dataclasses look their annotations up there
+        spec.loader.exec_module(module)
+    main: Callable[[list[str]], int] = sys.modules[module_name].main
+    return main
+
+
+def _score(job: Job) -> None:
+    """Write scores.json. Raises InputError where a task has no score."""
+    from tamft.evaluation.quiet import quiet_libraries
+    from tamft.evaluation.results import write_json
+    from tamft.evaluation.score import evaluate
+    from tamft.train.models import resolve
+
+    quiet_libraries()
+    model = str(job.folder / "model") if job.words is not None else resolve(job.model)
+    records: list[dict[str, Any]] = []
+    for spec in job.scored:
+        records += evaluate(model, **spec, results=job.folder / RESULTS, device="cuda:0" if job.devices else "cpu")
+    failed = next((record for record in records if record["status"] != "ok"), None)
+    if failed is not None:
+        raise InputError(f"{failed['task']} has no score: {failed['reason']}")
+    drop = ("model", "command")  # a path of this machine
+    write_json(job.folder / outcome.SCORES, [{k: v for k, v in r.items() if k not in drop} for r in records])
+
+
+def _redirect(path: Path) -> None:
+    """What this process and its children print goes into the run's log."""
+    stream = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for number in (1, 2):
+        os.dup2(stream, number)
+    os.close(stream)
+    for name in ("stdout", "stderr"):
+        setattr(sys, name, open((1, 2)[name == "stderr"], "w", buffering=1, encoding="utf-8", closefd=False))  # noqa: SIM115, PTH123
