@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     # 1. Options: YAML < command line. Registered first, because the parser freezes the names that --optim accepts.
     tamft.register()
     args, training_args = config.parse(argv, LoraArguments, SentenceTransformerTrainingArguments)
-    lora.check(args, training_args)
+    lora.check(args)
     checkpoint = run.prepare_output(training_args, args.overwrite_output_dir)
     set_seed(training_args.seed)
 

@@ -27,7 +27,7 @@ from tamft.train import config, data, losses, models, record, run
 from tamft.train.arguments import RowsArguments
 
 # The miner's arguments that are read or loaded here; its others are handed on as they are.
-LOADED = {"model", "corpus", "cross_encoder"}
+LOADED = {"dataset", "model", "corpus", "cross_encoder"}
 
 
 @dataclass
@@ -128,6 +128,8 @@ def write(found: Dataset, rows: data.Rows, output: Path) -> int:
     """Write the rows that were found, and say what to do with them."""
     if not len(found):
         raise run.RunError("no negatives were found: widen range_max, or loosen the margins and scores")
+    if found.column_names[2:] == ["negative_1"]:
+        found = found.rename_column("negative_1", "negative")  # what the recipes find without --columns
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
     run.say(f"saved {output}: {len(found)} rows for {len(rows.dataset)} pairs, columns {', '.join(found.column_names)}")

@@ -1,8 +1,9 @@
 """The training texts of a model as hashes in a file: small, and enough to count how many of them a test contains.
 
-Training writes `training_texts.hashes` into the run's folder and into the model's; `tamft eval` reads it there. One line
-of JSON, then sorted 8-byte numbers (little-endian, unsigned), one for each different text. A hash tells no text, but whoever
-has a text can ask whether it is there: remove the file before publishing a model whose training data are secret.
+Training writes `training_texts.hashes` into the run's folder and into the model's; `tamft eval` reads it there. One
+line of JSON, then sorted 8-byte numbers (little-endian, unsigned), one for each different text. A hash tells no text,
+but whoever has a text can ask whether it is there: remove the file before publishing a model whose training data are
+secret.
 """
 
 import hashlib

@@ -83,3 +83,12 @@ def tiny_model(tmp_path_factory) -> Path:
     from tests.tiny import save_tiny_bert
 
     return save_tiny_bert(tmp_path_factory.mktemp("tiny") / "bert")
+
+
+@pytest.fixture(scope="session", params=["qwen3", "llama"])
+def tiny_decoder(request, tmp_path_factory) -> Path:
+    """A plain decoder as transformers saves it, random weights, its tokenizer trained on the test's words."""
+    from tests.tiny import WORDS, save_tiny_decoder
+
+    texts = [" ".join(WORDS[i : i + 6]) for i in range(5, len(WORDS))]
+    return save_tiny_decoder(tmp_path_factory.mktemp("tiny") / request.param, request.param, texts)

@@ -6,7 +6,7 @@ import pytest
 
 from tamft import fingerprints
 from tamft.errors import InputError
-from tamft.fingerprints import HIGHEST, NAME, Fingerprint, find, hash_text, join, make, normalise, read, write
+from tamft.fingerprints import HIGHEST, NAME, find, hash_text, join, make, normalise, read, write
 
 TEXTS = [f"text number {i}" for i in range(1000)]
 

@@ -32,9 +32,9 @@ def fingerprint_of(identity: Identity) -> fingerprints.Fingerprint | None:
 
 
 def count(task: "AbsTask", trained_on: fingerprints.Fingerprint | None) -> dict[str, dict[str, dict[str, int]]] | None:
-    """`{split: {subset: {"texts": found, "of": looked at}}}` of a task whose data is loaded; None without a fingerprint.
+    """`{split: {subset: {"texts": found, "of": looked at}}}` of a task whose data is loaded.
 
-    Retrieval: the queries. That a document stands in the training data is what documents are for.
+    None without a fingerprint. Of retrieval tasks the queries count: documents are meant to be known.
     """
     if trained_on is None:
         return None

@@ -52,7 +52,8 @@ def evaluate(
         split, subset, metric, main_score (None unless ok), reason, status ("ok", "failed", "missing"), mteb_version,
         dataset_revision, device, dtype, batch, seconds (mteb's time for the task, loading apart; for all its splits and
         subsets together), command, overlap ({texts, of}: test texts that are in the model's training data, see
-        `tamft.evaluation.overlap`; None: not known). For a stored score, device to command are those of the run that made it.
+        `tamft.evaluation.overlap`; None: not known). For a stored score, device to command and overlap are those of the
+        run that made it.
 
     Raises:
         InputError: anything that can be known before the work begins; nothing has been written then.

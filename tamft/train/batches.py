@@ -1,8 +1,9 @@
 """Batches for several processes: each batch of the sampler is one global batch, cut into equal parts.
 
-sentence-transformers deals out whole small batches instead, and turns off accelerate's filling up of the last round. Then
-some processes get one batch more than others, and the run hangs or ends in a lost connection; the last batches differ in
-size, which negatives across devices cannot take; and "no duplicates" holds in each process, not between them.
+sentence-transformers deals out whole small batches instead, and turns off accelerate's filling up of the last round.
+Then some processes would get one batch more than others, and the run would hang: so it drops the rows of the last
+round, which may be all of a small data set. And "no duplicates" holds in each process, not between them, where negatives
+across devices need it.
 """
 
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ from torch.utils.data import BatchSampler
 class Shares(BatchSampler):
     """The batches of `inner`, each cut into `processes` consecutive batches of equal size.
 
-    accelerate hands them out in turn. Rows that cannot be shared out evenly are left out, in the last batch of an epoch:
-    at most `processes` - 1. There is no `batch_size`: accelerate would drop batches of another one.
+    accelerate hands them out in turn. Rows that cannot be shared out evenly are left out, in the last batch of an
+    epoch: at most `processes` - 1. There is no `batch_size`: accelerate would drop batches of another one.
     """
 
     drop_last = False

@@ -1,7 +1,7 @@
 """The model card, README.md: what sentence-transformers writes, and how this model came to be.
 
-Data, optimizer with its options, overlap, versions and command come from the run's record; the usage example is one that
-runs. Scores are added later, as the standard `model-index` of the card's metadata.
+Data, optimizer with its options, overlap, versions and command come from the run's record; the usage example is one
+that runs. Scores are added later, as the standard `model-index` of the card's metadata.
 """
 
 import json

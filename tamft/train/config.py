@@ -45,9 +45,13 @@ def parse(argv: Sequence[str], *classes: type) -> tuple[Any, ...]:
     if rest:
         _refuse(rest, fields)
     values = vars(namespace)
-    objects = tuple(_build(cls, values) for cls in classes)
+    # sentence-transformers sets this on several processes, with a warning, because its last batches would make them
+    # wait for ever; a recipe's do not (see batches.Shares), and what was said is what happens.
+    drop_last = values.get("dataloader_drop_last")
+    objects = tuple(_build(cls, values | {"dataloader_drop_last": True}) for cls in classes)
     for training_args in objects:
         if isinstance(training_args, TrainingArguments):
+            training_args.dataloader_drop_last = bool(drop_last)
             _check_optim_args(training_args)
     return objects
 

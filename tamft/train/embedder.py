@@ -48,7 +48,7 @@ def prepare(model: Any, name: str, *, plain: bool, pooling: str | None = None, a
     if plain and decoder:
         # Right for every position embedding: with causal attention no text sees what comes after it. (Padding on the
         # left moves absolute positions, and the cached loss cuts off only what is padded on the right.)
-        tokenizer.padding_side = "right"
+        tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"  # only the latter is sure to be saved
     wanted = mode == "lasttoken" and (plain or pooling is not None) and tokenizer.eos_token is not None
     if wanted if append_eos is None else append_eos:
         _append_eos(tokenizer, name)

@@ -99,7 +99,7 @@ def keep_exit_code(file: str | None, code: int) -> None:
     if not file or (RANK and not code):
         return
     try:
-        with open(file, "x", encoding="utf-8") as stream:
+        with Path(file).open("x", encoding="utf-8") as stream:
             stream.write(str(code))
     except FileExistsError:
         return

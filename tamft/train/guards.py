@@ -1,8 +1,9 @@
 """Was anything trained, and is what was saved what was trained? Found out before a run may call itself complete.
 
-The first complaint of everybody who fine-tunes with adapters is a model that gives exactly the base model's embeddings:
-it was not trained, not saved, or not loaded. A few sentences are embedded before the first step, after the last one, and
-by the saved folder, read from disk as a user would. The embedding of a text is what counts, not that some weight moved.
+The first complaint of everybody who fine-tunes with adapters is a model that gives exactly the base model's
+embeddings: it was not trained, not saved, or not loaded. A few sentences are embedded before the first step, after the
+last one, and by the saved folder, read from disk as a user would. The embedding of a text is what counts, not that some
+weight moved.
 """
 
 import gc
@@ -18,8 +19,8 @@ from tamft.train.failures import RunError
 if TYPE_CHECKING:
     from tamft.train.trainer import PairsTrainer
 
-# Distance (see probes.distance) that two computations with the same weights may have. The same device and the same batch
-# give the same bits; another device sums in another order, and merging an adapter rounds each weight once more.
+# Distance (see probes.distance) that two computations with the same weights may have. The same device and the same
+# batch give the same bits; another device sums in another order, and merging an adapter rounds each weight once more.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
 TOLERANCE_HALF = 5e-2
 # Room for the second copy: weights, and what computing four sentences takes.
@@ -104,8 +105,8 @@ class Guard:
         if adapters and not any(value.any() for value in adapters):
             return "The adapters' B matrices are still zero: do they get gradients, and does --optim train them?"
         return (
-            "Try a higher --learning_rate or more steps; weights in 16 bits (--dtype) lose small updates, and frozen or "
-            "detached parts get none"
+            "Try a higher --learning_rate or more steps; weights in 16 bits (--dtype) lose small updates, and frozen "
+            "parts get none"
         )
 
     def _room(self) -> torch.device | None:

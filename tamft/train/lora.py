@@ -10,16 +10,17 @@ from tamft.errors import InputError
 from tamft.registry import nearest
 
 ALL_LINEAR = "all-linear"
+WEIGHTS = "adapter_model.safetensors"
+ADAPTER = "default"  # the name that transformers gives the one adapter there is
 # What LoRA+ gives a rate of its own; sentence-transformers looks these up in the parameters' names.
 B_MATRICES = r"\.lora_(embedding_)?B\."
 
 
-def check(args: Any, training_args: Any) -> None:
+def check(args: Any) -> None:
     """Refuse LoRA options that are out of range or do not go together, before anything is loaded.
 
     Args:
         args: the recipe's options: lora_*, use_rslora, use_dora, loraplus_lr_ratio, load_in_4bit, save_merged.
-        training_args: TrainingArguments.
 
     Raises InputError.
     """
@@ -38,8 +39,6 @@ def check(args: Any, training_args: Any) -> None:
                 raise InputError(f"--{flag}: needs adapters, and --lora_r 0 trains all weights; leave it away")
     if args.load_in_4bit:
         quantization()
-        if training_args.resume_from_checkpoint:
-            raise InputError("--load_in_4bit: a checkpoint over 4-bit weights cannot be resumed; start anew")
 
 
 def quantization() -> dict[str, Any]:
@@ -64,16 +63,19 @@ def quantization() -> dict[str, Any]:
 def add_adapters(model: Any, args: Any, training_args: Any) -> None:
     """Freeze the model's transformer and put LoRA adapters into it; --lora_r 0 leaves all weights trainable.
 
-    A plain number of adapters' weights stay float32 whatever the base's dtype. LoRA+ becomes a learning rate of its own
-    for the B matrices in `training_args.learning_rate_mapping`.
+    The adapters' weights are float32 whatever the base's dtype is. LoRA+ becomes a learning rate of its own for the B
+    matrices in `training_args.learning_rate_mapping`.
 
-    Raises InputError for a target that the model has not.
+    Raises InputError for a target that the model has not, and for a model without a transformer.
     """
     if not args.lora_r:
         return
     from peft import LoraConfig, TaskType, prepare_model_for_kbit_training
+    from peft.tuners.tuners_utils import cast_adapter_dtype
 
-    inner = model[0].auto_model
+    inner = model.transformers_model
+    if inner is None:
+        raise InputError(f"model {args.model}: has no transformer that adapters could go into; give --lora_r 0")
     if args.load_in_4bit:
         prepare_model_for_kbit_training(inner, use_gradient_checkpointing=False)
     _keep_base_path(inner)
@@ -88,6 +90,7 @@ def add_adapters(model: Any, args: Any, training_args: Any) -> None:
     )
     model.requires_grad_(False)
     model.add_adapter(config)
+    cast_adapter_dtype(inner, ADAPTER)  # float32 over a 16-bit base, which transformers' add_adapter leaves out
     _save_magnitudes_findably(inner)
     if args.loraplus_lr_ratio is not None:
         rate = training_args.learning_rate * args.loraplus_lr_ratio
@@ -137,6 +140,33 @@ def _save_magnitudes_findably(inner: Any) -> None:
     inner.get_adapter_state_dict = get_adapter_state_dict
 
 
+def has_adapter(model: Any) -> bool:
+    """Whether a SentenceTransformer's transformer carries an adapter."""
+    return bool(getattr(model.transformers_model, "_hf_peft_config_loaded", False))
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Put the adapter weights saved in `folder` into the model's adapters, each number as it was saved.
+
+    (Loading the whole checkpoint, as sentence-transformers resumes, reads the base a second time and rounds the adapter
+    to the base's dtype.) Raises InputError where they are not the weights of these adapters.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    inner = model.transformers_model
+    saved = {key.removeprefix("base_model.model."): value for key, value in load_file(folder / WEIGHTS).items()}
+    trained = sum(parameter.requires_grad for parameter in inner.parameters())
+    problem = f"{len(saved)} weights, {trained} are trained" if len(saved) != trained else ""
+    try:
+        found = set_peft_model_state_dict(inner, saved, ADAPTER)
+        problem = problem or ", ".join(found.unexpected_keys)
+    except RuntimeError as error:  # another rank
+        problem = " ".join(str(error).split())
+    if problem:
+        raise InputError(f"{folder / WEIGHTS}: belongs to other --lora_* options than these: {problem}; start anew")
+
+
 def describe(model: Any) -> str:
     """One line for people: how many weights are trained."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -162,7 +192,7 @@ def save_merged(adapter: Path, dtype: str = "float32") -> Path:
     model = SentenceTransformer(str(adapter), device="cpu", model_kwargs=options)
     # Through PeftModel, because a transformers model that has loaded an adapter itself saves under peft's names.
     inner = model[0].model
-    base = inner.peft_config["default"].base_model_name_or_path
+    base = inner.peft_config[ADAPTER].base_model_name_or_path
     model[0].model = None  # not twice in memory
     whole = type(inner).from_pretrained(base, config=inner.config, **options)
     model[0].model = PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload(safe_merge=True)

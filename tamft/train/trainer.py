@@ -1,4 +1,4 @@
-"""The recipes' trainer: sentence-transformers' own, with a hash of its first batches, global batches and a stop at a NaN."""
+"""The recipes' trainer: sentence-transformers' own, with global batches, a hash of the first ones, a stop at a NaN."""
 
 import contextlib
 import hashlib
@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformerTrainer
 
 from tamft.errors import InputError
 from tamft.hf.resume import is_over
+from tamft.train import lora
 from tamft.train.batches import Shares
 from tamft.train.failures import Diverged
 from tamft.train.guards import check_trainable
@@ -55,6 +56,12 @@ class PairsTrainer(SentenceTransformerTrainer):
         if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer):
             kwargs = {key: value for key, value in kwargs.items() if key not in ("params", "model", "optimizer_dict")}
             cls([torch.nn.Parameter(torch.zeros(1, device=self.args.device))], **kwargs)
+
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+        if lora.has_adapter(self.model):
+            lora.load_weights(self.model, Path(checkpoint_path))
+        else:
+            super()._load_from_checkpoint(checkpoint_path)
 
     def get_train_dataloader(self) -> Any:
         self._training_rows = True

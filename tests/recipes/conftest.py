@@ -6,47 +6,26 @@ import pytest
 
 from tamft.train import run
 from tests.recipes.program import load_recipe
+from tests.recipes.tiny_models import MODELS, Kind, save
 from tests.tiny import WORDS
-
-POSITIONS = 512
 
 
 @pytest.fixture(scope="session")
 def tiny_of(tmp_path_factory):
-    """`tiny_of("bert" | "modernbert")`: folder of a plain transformers model, as the Hub's base models are."""
+    """`tiny_of("Qwen/Qwen3-Embedding-0.6B")` or `tiny_of("qwen3")`: folder of a tiny random model of that kind.
+
+    A name of the Hub gives the modules that the Hub's model has, an architecture the plain transformers model.
+    """
     made = {}
 
-    def build(architecture):
-        if architecture not in made:
-            made[architecture] = _save(architecture, tmp_path_factory.mktemp(architecture))
-        return made[architecture]
+    def build(name):
+        kind = MODELS[name] if name in MODELS else Kind(name)
+        key = repr(kind)
+        if key not in made:
+            made[key] = save(kind, tmp_path_factory.mktemp(kind.architecture))
+        return made[key]
 
     return build
-
-
-def _save(architecture, folder):
-    import torch
-    from transformers import BertConfig, BertModel, BertTokenizerFast, ModernBertConfig, ModernBertModel
-
-    vocabulary = list(dict.fromkeys([*WORDS, *"abcdefghijklmnopqrstuvwxyz0123456789"]))
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    sizes = {
-        "vocab_size": len(vocabulary),
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 48,
-        "max_position_embeddings": POSITIONS,
-    }
-    torch.manual_seed(0)
-    if architecture == "bert":
-        model = BertModel(BertConfig(**sizes))
-    else:
-        ids = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
-        model = ModernBertModel(ModernBertConfig(**sizes, **ids, global_attn_every_n_layers=2, local_attention=16))
-    model.save_pretrained(folder)
-    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    return folder
 
 
 def make_rows(columns, count=24):
@@ -78,12 +57,12 @@ def rows_file(tmp_path):
 
 @pytest.fixture
 def recipe(tiny_model, rows_file, tmp_path, capsys):
-    """Run encoder_pairs on the tiny model in this process: (exit code, stderr without the bar, run folder).
+    """Run encoder_pairs (or the recipe `name`) on the tiny model in this process: (exit code, stderr, run folder).
 
     Later flags win, so a test may replace any of the defaults.
     """
 
-    def call(*flags, folder="run"):
+    def call(*flags, folder="run", name="encoder_pairs"):
         defaults = [
             "--model",
             tiny_model,
@@ -96,7 +75,7 @@ def recipe(tiny_model, rows_file, tmp_path, capsys):
         quiet = ["--disable_tqdm", "true", "--save_strategy", "no", "--use_cpu", "true"]
         argv = [str(word) for word in [*defaults, *steps, *quiet, *flags]]
         capsys.readouterr()
-        code = run.command(load_recipe("encoder_pairs").main, argv)
+        code = run.command(load_recipe(name).main, argv)
         return code, capsys.readouterr().err, tmp_path / folder
 
     return call

@@ -161,6 +161,7 @@ def _trained(name, template, size=300, **changes):
     tokenizer = getattr(transformers, name)().train_new_from_iterator(_words(), size, show_progress=False)
     for key, value in changes.items():
         setattr(tokenizer, key, value)
+        tokenizer.init_kwargs[key] = value  # what is saved
     special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in tokenizer.all_special_tokens]
     used = [(token, number) for token, number in special if token in template]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=used)
@@ -175,5 +176,5 @@ TOKENIZERS = {
     "qwen3": lambda: _trained("Qwen2Tokenizer", "$A <|endoftext|>", padding_side="left"),
     "mistral": lambda: _trained("LlamaTokenizer", "<s> $A", pad_token=None),
     "llama": _llama,
-    "gemma3_text": lambda: _trained("GemmaTokenizer", "<bos> $A <eos>", padding_side="right"),
+    "gemma3_text": lambda: _trained("GemmaTokenizer", "<bos> $A <eos>"),
 }
