@@ -43,6 +43,12 @@ def _plot(argv: list[str]) -> int:
     return main(argv)
 
 
+def _compare(argv: list[str]) -> int:
+    from tamft.compare.command import main
+
+    return main(argv)
+
+
 def _doctor(argv: list[str]) -> int:
     from tamft.doctor import main
 
@@ -61,6 +67,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "recipes": (_recipes, "list, show and copy the recipes, their configs and accelerate's presets"),
     "eval": (_eval, "score models on MTEB tasks, side by side"),
     "suites": (_suites, "suites of MTEB tasks: list them, look inside, get their data"),
+    "compare": (_compare, "is an optimizer better on your data? tuned with equal budgets, confirmed on fresh seeds"),
     "plot": (_plot, "draw loss, alignment, damping and momentum of a training from its log"),
     "doctor": (_doctor, "what is wrong with this machine, a checkpoint, a model or an adapter"),
     "demo": (_demo, "fine-tune a real model with three optimizers and compare, in a few minutes"),
@@ -75,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="tamft",
         description="Torque-Aware Momentum and Momentum-SAM for people who fine-tune embedding models.",
         epilog="commands:\n"
-        + "\n".join(f"  {name:<8}{text}" for name, (_, text) in COMMANDS.items())
+        + "\n".join(f"  {name:<11}{text}" for name, (_, text) in COMMANDS.items())
         + "\n\n`tamft COMMAND --help` explains a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

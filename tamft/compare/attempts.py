@@ -1,9 +1,9 @@
 """Runs in processes of their own, watched: a crash is counted and tried once more, an interruption is not."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -20,7 +20,7 @@ _stopping = threading.Event()
 
 
 def attempt(job: Job, *, wait: bool = False) -> str | None:
-    """Carry a run out, twice if the first time fails. Returns its status; None: interrupted, or held by another command.
+    """Carry a run out, twice if it fails once. Returns its status; None: interrupted, or held by another command.
 
     `wait`: until the other command has it done.
     """
@@ -61,6 +61,8 @@ def resume() -> None:
 def _watch(job: Job) -> int:
     process = _context(job).Process(target=worker.main, args=(job,))
     with _lock:
+        if _stopping.is_set():
+            return worker.FAILED
         process.start()
         assert process.pid is not None
         _live[process.pid] = process
@@ -87,12 +89,10 @@ def _context(job: Job) -> Any:
 
 
 def _kill(pid: int, number: int) -> None:
-    try:
-        os.killpg(pid, number)
-    except ProcessLookupError:  # not yet a group of its own, or gone
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
+    """Send a signal to a run's process group, or to the process where it has none (yet)."""
+    for send in (getattr(os, "killpg", os.kill), os.kill):
+        with contextlib.suppress(ProcessLookupError):
+            send(pid, number)
             return
 
 
@@ -109,7 +109,3 @@ def _reason(folder: Path, code: int) -> str:
         lines = []
     said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines[-1:]
     return said[-1] if said else f"exit code {code}"
-
-
-if sys.platform == "win32":  # no process groups, no signals to single processes
-    _kill = lambda pid, number: os.kill(pid, signal.SIGTERM)  # type: ignore[assignment]  # noqa: E731

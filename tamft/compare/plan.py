@@ -220,9 +220,7 @@ def _controls(path: Path, given: schema.Plan, arms: Mapping[str, Arm]) -> dict[s
     return {"aa": given.controls.aa, "frozen_torque": frozen}
 
 
-def _seeds(
-    path: Path, given: schema.Plan, controls: Mapping[str, Any], warnings: list[str]
-) -> dict[str, list[int]]:
+def _seeds(path: Path, given: schema.Plan, controls: Mapping[str, Any], warnings: list[str]) -> dict[str, list[int]]:
     screen, confirm = given.seeds.screen, given.seeds.confirm
     if len(confirm) < 2:
         raise InputError(f"{path}: seeds.confirm: {len(confirm)} seed allows no inference; give at least 2, better 6")
@@ -252,7 +250,9 @@ def _confirmed(path: Path, given: schema.Plan, arms: Mapping[str, Arm]) -> list[
     wanted = given.confirm if given.confirm is not None else list(arms)
     for name in wanted:
         if name not in arms:
-            raise InputError(f"{path}: confirm: there is no arm {name!r}{nearest(name, arms)} There are: {', '.join(arms)}")
+            raise InputError(
+                f"{path}: confirm: there is no arm {name!r}{nearest(name, arms)} There are: {', '.join(arms)}"
+            )
     chosen = [name for name in arms if name in wanted or name == given.baseline]
     if len(chosen) < 2:
         raise InputError(f"{path}: confirm: nothing but the baseline would be confirmed; name an arm")
@@ -272,7 +272,9 @@ def _check_optimizer(path: Path, arm: Arm) -> None:
         others.learn(arm.optim)
         known = [member.value for member in OptimizerNames]
         if arm.optim not in known:
-            raise InputError(f"no optimizer is called {arm.optim!r}{nearest(arm.optim, known)} Ours: {registry.names()}")
+            raise InputError(
+                f"no optimizer is called {arm.optim!r}{nearest(arm.optim, known)} Ours: {registry.names()}"
+            )
         ours = arm.optim in registry.names()
         own = [key for key in registry.options(arm.optim) if key not in registry.owned(arm.optim)] if ours else []
         for key in arm.space:

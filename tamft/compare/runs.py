@@ -1,5 +1,6 @@
 """The fixed list of runs: screening, then fresh seeds for what was chosen, the controls, and the base model."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,14 @@ class Run:
         """What tells it from the others, in a line."""
         if self.stage == BASE:
             return "the base model"
-        values = " ".join(f"{key.removeprefix('learning_')} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in self.params)
-        return f"{self.stage} {self.arm}, {values}, seed {self.seed}"
+        return f"{self.stage} {self.arm}, {plain(dict(self.params))}, seed {self.seed}"
+
+
+def plain(params: Mapping[str, Any]) -> str:
+    """Searched values for people: `learning_rate 2e-05, rho 0.1`."""
+    return ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in params.items()
+    )
 
 
 def base(plan: Plan) -> Run:
@@ -113,7 +120,7 @@ def _run(
 
 
 def _tasks(plan: Plan, stage: str) -> dict[str, str]:
-    """Revisions of what a run of a stage is scored on: reported tasks are looked at only when nothing is chosen any more."""
+    """Revisions of what a run is scored on: nobody looks at reported tasks while there is something to choose."""
     names = [*plan.content["select"].get("tasks", []), *(plan.content["report"]["tasks"] if stage != SCREEN else [])]
     return {name: str(plan.content["tasks"][name]["revision"]) for name in names}
 
@@ -171,8 +178,4 @@ def as_words(options: Mapping[str, Any]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    import json
-
     return json.dumps(value) if isinstance(value, dict) else str(value)
-
-

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,15 @@ OK, FAILED, BAD, BUSY = 0, 1, 2, 3  # exit codes of a worker
 
 def main(job: Job) -> None:
     """Body of the process; ends it with one of the codes above. The run's outcome is in its folder."""
-    os.setpgid(0, 0)  # a terminal's Ctrl-C goes to the command alone, which passes it on to the whole group
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # a terminal's Ctrl-C goes to the command alone, which passes it on to the whole group
     job.folder.mkdir(parents=True, exist_ok=True)
     _redirect(job.folder / LOG)
-    # Set before anything looks for a GPU. The libraries' thread pools were made for the process this one was forked from.
+    # Before anything looks for a GPU.
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(job.devices)
     os.environ["OMP_NUM_THREADS"] = str(job.threads)
-    import torch
-
     from tamft.train import lock
 
-    torch.set_num_threads(job.threads)
     try:
         with lock.hold(job.folder, LOCK):
             sys.exit(_work(job))
@@ -42,6 +39,9 @@ def _work(job: Job) -> int:
     if before.status is not None:  # another process did it between our look and our lock
         return OK
     print(f"--- attempt {before.attempts + 1}: {job.text}", flush=True)
+    import torch
+
+    torch.set_num_threads(job.threads)
     try:
         if job.words is not None:
             code = _train(job)
@@ -72,9 +72,7 @@ def _train(job: Job) -> int:
         return 0
     words = list(job.words or ())
     if in_process(job):
-        from tamft.train import run
-
-        return run.command(load_recipe(job.recipe), words)
+        return run_recipe(job.recipe, words)
     from tamft.train.launch import main as launch
 
     group = ["--num_processes", str(job.processes), "--num_cpu_threads_per_process", str(job.threads)]
@@ -84,15 +82,16 @@ def _train(job: Job) -> int:
 
 
 def in_process(job: Job) -> bool:
-    """Whether a recipe runs in the worker itself: `accelerate launch` does nothing for one process on a CPU but start it.
+    """Whether a recipe runs in the worker itself: all that `accelerate launch` does for one process is to start it.
 
     On a GPU the process that trains has to be a fresh one, and several need the launcher.
     """
     return job.processes == 1 and not job.devices and not job.accelerate_config and not job.recipe.endswith(".py")
 
 
-def load_recipe(name: str) -> Callable[[list[str]], int]:
-    """`main` of a shipped recipe."""
+def run_recipe(name: str, words: list[str]) -> int:
+    """Run a shipped recipe in this process; returns its exit code."""
+    from tamft.train import run
     from tamft.train.shipped import find_recipe
 
     module_name = f"tamft_recipe_{name}"
@@ -102,18 +101,15 @@ def load_recipe(name: str) -> Callable[[list[str]], int]:
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module  # dataclasses look their annotations up there
         spec.loader.exec_module(module)
-    main: Callable[[list[str]], int] = sys.modules[module_name].main
-    return main
+    return run.command(sys.modules[module_name].main, words)
 
 
 def _score(job: Job) -> None:
     """Write scores.json. Raises InputError where a task has no score."""
-    from tamft.evaluation.quiet import quiet_libraries
     from tamft.evaluation.results import write_json
     from tamft.evaluation.score import evaluate
     from tamft.train.models import resolve
 
-    quiet_libraries()
     model = str(job.folder / "model") if job.words is not None else resolve(job.model)
     records: list[dict[str, Any]] = []
     for spec in job.scored:
@@ -131,5 +127,5 @@ def _redirect(path: Path) -> None:
     for number in (1, 2):
         os.dup2(stream, number)
     os.close(stream)
-    for name in ("stdout", "stderr"):
-        setattr(sys, name, open((1, 2)[name == "stderr"], "w", buffering=1, encoding="utf-8", closefd=False))  # noqa: SIM115, PTH123
+    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", closefd=False)
