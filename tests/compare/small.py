@@ -36,9 +36,12 @@ def write_data(folder: Path) -> None:
     (folder / "report.yaml").write_text(yaml.safe_dump({"name": "r", "tasks": [test]}), encoding="utf-8")
 
 
+def rates():
+    return {"learning_rate": {"values": [1e-3, 3e-3, 1e-2]}}
+
+
 def content(model: Path) -> dict:
     """A plan of 3 optimizers x 3 rates x 2 seeds."""
-    rates = {"learning_rate": {"values": [1e-3, 3e-3, 1e-2]}}
     return {
         "name": "small",
         "model": str(model),
@@ -52,9 +55,9 @@ def content(model: Path) -> dict:
         "select": {"tasks": ["select.yaml"]},
         "report": {"tasks": ["report.yaml"]},
         "optimizers": {
-            "adamw_torch": {"space": rates},
-            "adatamw": {"space": rates},
-            "msam": {"args": "rho=0.05", "space": rates},
+            "adamw_torch": {"space": rates()},
+            "adatamw": {"space": rates()},
+            "msam": {"args": "rho=0.05", "space": rates()},
         },
         "seeds": {"screen": [1, 2], "confirm": [11, 12]},
         "delta": 0.01,
