@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from tamft import probes
 from tamft.evaluation.identity import Identity
 
@@ -14,8 +16,13 @@ NO_OP = (
 )
 
 
-def load(identity: Identity, device: str | None = None) -> tuple[Any, str | None]:
+def load(identity: Identity, device: str | None = None, dtype: str | None = None) -> tuple[Any, str | None]:
     """Load a model for mteb.
+
+    Args:
+        identity: which model.
+        device: None: the best there is.
+        dtype: "float32", "bfloat16", "float16", or None: as the weights were saved.
 
     Returns:
         The encoder (an mteb wrapper whose `mteb_model_meta` carries the identity; `.model` is the SentenceTransformer),
@@ -28,12 +35,29 @@ def load(identity: Identity, device: str | None = None) -> tuple[Any, str | None
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one bar per loaded model hides the progress of the scoring
+    warning = None
     if identity.folder is None:
-        return _load_hub(identity, device), None
-    return _load_folder(identity, device)
+        wrapper = _load_hub(identity, device, _precision(dtype))
+    else:
+        wrapper, warning = _load_folder(identity, device, _precision(dtype))
+    if dtype is not None:
+        wrapper.model.to(getattr(torch, dtype))  # the other modules, and an adapter's weights
+    wrapper.mteb_model_meta = wrapper.mteb_model_meta.model_copy(
+        update={
+            "name": identity.name,
+            "revision": identity.revision,
+            "experiment_kwargs": {"dtype": dtype} if dtype else None,
+        }
+    )
+    return wrapper, warning
 
 
-def _load_hub(identity: Identity, device: str | None) -> Any:
+def _precision(dtype: str | None) -> dict[str, Any]:
+    """For the weights' file: they are never held in a wider dtype than the one asked for."""
+    return {"dtype": getattr(torch, dtype)} if dtype else {}
+
+
+def _load_hub(identity: Identity, device: str | None, precision: dict[str, Any]) -> Any:
     """As mteb.get_model does: its registry's prompts and options if it knows the model, the model's own if not."""
     from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
     from mteb.models.model_implementations import MODEL_REGISTRY
@@ -42,15 +66,18 @@ def _load_hub(identity: Identity, device: str | None) -> Any:
     if meta is None:
         meta = ModelMeta.create_empty({"name": identity.name, "loader": SentenceTransformerEncoderWrapper})
     options = {**meta.loader_kwargs, "trust_remote_code": False}
+    if precision:
+        kept = {key: value for key, value in options.get("model_kwargs", {}).items() if key != "torch_dtype"}
+        options["model_kwargs"] = kept | precision
     return meta.model_copy(update={"revision": identity.revision, "loader_kwargs": options}).load_model(device=device)
 
 
-def _load_folder(identity: Identity, device: str | None) -> tuple[Any, str | None]:
+def _load_folder(identity: Identity, device: str | None, precision: dict[str, Any]) -> tuple[Any, str | None]:
     from mteb.models import SentenceTransformerEncoderWrapper
     from sentence_transformers import SentenceTransformer
 
     warning = None
-    options: dict[str, Any] = {"device": device, "trust_remote_code": False}
+    options: dict[str, Any] = {"device": device, "trust_remote_code": False, "model_kwargs": precision}
     if identity.base is None:
         model = SentenceTransformer(str(identity.folder), **options)
         wrapper = SentenceTransformerEncoderWrapper(model)
@@ -65,9 +92,6 @@ def _load_folder(identity: Identity, device: str | None) -> tuple[Any, str | Non
         _check_adapter_fits(model, identity)
         warning = NO_OP if changes_nothing(model) else None
         wrapper = SentenceTransformerEncoderWrapper(model, model_prompts=_base_prompts(model, identity.base))
-    wrapper.mteb_model_meta = wrapper.mteb_model_meta.model_copy(
-        update={"name": identity.name, "revision": identity.revision}
-    )
     return wrapper, warning
 
 

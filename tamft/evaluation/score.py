@@ -5,21 +5,31 @@ a task that fails or whose data is not here is a record with a reason, never a z
 """
 
 import argparse
-import logging
 import os
 import shlex
-import shutil
 import sys
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamft.errors import InputError
+from tamft.evaluation.options import (
+    CACHE_MB,
+    CPU_TOKENS,
+    DTYPES,
+    GPU_TOKENS,
+    Options,
+    check_json,
+    check_results,
+    choose_devices,
+)
+from tamft.evaluation.quiet import quiet_libraries
 from tamft.parser import Parser
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
+
+    from tamft.evaluation.jobs import Plan
 
 Record = dict[str, Any]
 
@@ -30,35 +40,107 @@ def evaluate(
     tasks: Iterable["str | AbsTask"] | None = None,
     suite: str | None = None,
     languages: Sequence[str] | None = None,
+    task_types: Sequence[str] | None = None,
     results: str | os.PathLike[str] | None = None,
     json_file: str | os.PathLike[str] | None = None,
-    batch_size: int = 32,
+    batch_tokens: int | None = None,
+    batch_size: int | None = None,
+    dtype: str | None = None,
+    cache_mb: int | None = None,
     device: str | None = None,
+    devices: Sequence[str] | None = None,
+    num_processes: int | None = None,
+    other_versions: bool = False,
     command: str | None = None,
 ) -> list[Record]:
     """Score models on tasks; scores that `results` already holds are not computed again.
 
     Args:
         models: model folders, LoRA adapter folders or Hub names; one or several.
-        tasks, suite, languages: see `tamft.evaluation.tasks.get_tasks`.
-        results: folder of mteb's result files (default: "results"); what is done is not done again.
+        tasks, suite, languages, task_types: see `tamft.evaluation.tasks.get_tasks`.
+        results: folder of mteb's result files (default: "results"); what is done is not done again, and several
+            evaluations may share it.
         json_file: where to write the records, too.
-        batch_size: sentences per forward pass; halved when memory runs out.
+        batch_tokens, batch_size: how much goes through the model at once, in tokens (the default) or in texts; halved
+            when memory runs out.
+        dtype, cache_mb, other_versions, command: see `tamft.evaluation.options.Options`.
         device: "cpu", "cuda", "cuda:1", "mps" …; None: the best there is.
-        command: what to write into the records as the command that made them.
+        devices, num_processes: spread the tasks over processes, see `tamft.evaluation.options.choose_devices`. A
+            program that does so needs `if __name__ == "__main__":`, because processes are started afresh.
 
     Returns:
         Records, in the order models × tasks × (split, subset), with the keys model (as typed), name, revision, task,
         split, subset, metric, main_score (None unless ok), reason, status ("ok", "failed", "missing"), mteb_version,
-        dataset_revision, device, dtype, batch, seconds (mteb's time for the task, loading apart; for all its splits and
-        subsets together), command, overlap ({texts, of}: test texts that are in the model's training data, see
-        `tamft.evaluation.overlap`; None: not known). For a stored score, device to command and overlap are those of the
-        run that made it.
+        dataset_revision, device, dtype, batch, batch_unit ("tokens" or "texts"), seconds (mteb's time for the task,
+        loading apart; for all its splits and subsets together), command, overlap ({texts, of}: test texts that are in
+        the model's training data, see `tamft.evaluation.overlap`; None: not known). For a stored score, mteb_version to
+        overlap are those of the run that made it.
 
     Raises:
         InputError: anything that can be known before the work begins; nothing has been written then.
         OSError: `json_file` cannot be written in the end (the scores are in `results`).
     """
+    if json_file is not None:
+        check_json(json_file)
+    plan, chosen = prepare(
+        models,
+        {"tasks": tasks, "suite": suite, "languages": languages, "task_types": task_types},
+        results,
+        batch_tokens=batch_tokens,
+        batch_size=batch_size,
+        dtype=dtype,
+        cache_mb=cache_mb,
+        devices=choose_devices(device, devices, num_processes),
+        other_versions=other_versions,
+        command=command,
+    )
+
+    from tamft.evaluation.jobs import score_all
+    from tamft.evaluation.results import write_json
+
+    records = score_all(plan, chosen)
+    if json_file is not None:
+        write_json(Path(json_file), records)
+    return records
+
+
+def prepare(
+    models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    source: dict[str, Any],
+    results: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> tuple["Plan", list["AbsTask"]]:
+    """What would be scored, with everything checked that can be known before the work. Nothing is written.
+
+    Args:
+        models, results: see `evaluate`.
+        source: arguments of `tamft.evaluation.tasks.get_tasks`.
+        options: fields of `tamft.evaluation.options.Options`.
+
+    Raises:
+        InputError: as `evaluate`.
+    """
+    names = _names(models)
+    folder = Path(results if results is not None else "results")
+    check_results(folder)
+    how = Options(**options)
+
+    from tamft.evaluation.data import notice_no_network
+    from tamft.evaluation.identity import identify
+    from tamft.evaluation.jobs import Plan
+    from tamft.evaluation.overlap import fingerprint_of
+    from tamft.evaluation.tasks import get_tasks
+
+    source = source | {"tasks": list(source["tasks"]) if source["tasks"] is not None else None}
+    chosen = get_tasks(**source)
+    notice_no_network(chosen, names)
+    identities = [identify(name) for name in names]
+    for identity in identities:
+        fingerprint_of(identity)  # InputError for a broken file
+    return Plan(identities, source, folder, how), chosen
+
+
+def _names(models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
     given = [models] if isinstance(models, str | os.PathLike) else list(models)
     nameless = [model for model in given if not isinstance(model, str | os.PathLike)]
     if nameless:
@@ -67,107 +149,12 @@ def evaluate(
             "save it and give the folder, or give the Hub name"
         )
     names = [os.fspath(model) for model in given]
-    folder = Path(results if results is not None else "results")
-    _check(names, batch_size=batch_size, device=device, results=folder, json_file=json_file)
-
-    from tamft.evaluation.identity import identify
-    from tamft.evaluation.overlap import fingerprint_of
-    from tamft.evaluation.tasks import get_tasks
-
-    chosen = get_tasks(tasks, suite=suite, languages=languages)
-    identities = [identify(name) for name in names]
-    trained_on = {identity.typed: fingerprint_of(identity) for identity in identities}
-
-    from tqdm.auto import tqdm
-
-    from tamft.evaluation.results import Results, write_json
-    from tamft.evaluation.scorer import Scorer
-    from tamft.evaluation.table import labels
-
-    cache = Results(folder)
-    records: list[Record] = []
-    short = labels(names)
-    with tqdm(total=len(identities) * len(chosen), unit="task", disable=None, file=sys.stderr) as bar:
-        for identity in identities:
-            label = short[identity.typed]
-            scorer = Scorer(
-                identity,
-                cache,
-                label=label,
-                batch_size=batch_size,
-                device=device,
-                command=command,
-                trained_on=trained_on[identity.typed],
-            )
-            for task in chosen:
-                bar.set_description(f"{task.metadata.name} · {label}")
-                records += scorer.records(task)
-                bar.update()
-    if json_file is not None:
-        write_json(Path(json_file), records)
-    return records
-
-
-# --- checks before any work -------------------------------------------------------------------------------------------
-
-
-def _check(
-    models: list[str],
-    *,
-    batch_size: int,
-    device: str | None,
-    results: Path,
-    json_file: str | os.PathLike[str] | None,
-) -> None:
-    if not models:
+    if not names:
         raise InputError("no model given: write a model folder or a Hub name, for example runs/demo/model")
-    twice = [m for m in models if models.count(m) > 1]
+    twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise InputError(f"model {twice[0]!r} is given twice; name each model once")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"--batch_size {batch_size!r}: it must be a whole number of at least 1")
-    if device is not None:
-        _check_device(device)
-    if results.exists() and not results.is_dir():
-        raise InputError(f"--results {str(results)!r} is a file; give a folder")
-    _check_writable("--results", results)
-    if json_file is not None:
-        _check_json(json_file)
-
-
-def _check_json(json_file: str | os.PathLike[str]) -> None:
-    path = Path(json_file)
-    if path.exists() and not path.is_file():
-        raise InputError(f"--json {str(path)!r} is not an ordinary file; give the name of a file to write")
-    _check_writable("--json", path.absolute().parent)
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        if torch.device(device).type == "meta":
-            raise RuntimeError("the meta device holds no numbers")
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
-        cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-        here = ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
-        raise InputError(
-            f"--device {device!r} cannot be used here ({str(error).splitlines()[0][:120]}); there is {', '.join(here)}"
-        ) from None
-
-
-def _check_writable(flag: str, folder: Path) -> None:
-    """`folder` can be written, or can be made: nothing is made to find out."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise InputError(f"{flag}: {str(place)!r} is a file, so nothing can be written below it; give another place")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"{flag}: {str(place)!r} cannot be written; give another place or change its permissions")
-    if shutil.disk_usage(place).free < 1 << 20:
-        raise InputError(f"{flag}: the disk of {str(place)!r} is full; free some space or give another place")
+    return names
 
 
 # --- command line -----------------------------------------------------------------------------------------------------
@@ -178,26 +165,17 @@ examples:
       one model, two tasks, English only
   tamft eval sentence-transformers/all-MiniLM-L6-v2 runs/a/model runs/b/model --suite nanobeir --json scores.json
       base model and two tuned models side by side; differences are from the first
-  tamft eval runs/lora/model --tasks XQuADRetrieval --languages deu --device cuda --batch_size 256
+  tamft eval runs/lora/model --tasks XQuADRetrieval --languages deu --device cuda --dtype bfloat16
       a LoRA adapter (its base model is found from adapter_config.json), German, on a GPU
+  tamft eval runs/a/model --suite mteb-eng-v2 --dry_run
+      what that would cost here; nothing is scored
+  tamft eval runs/a/model --suite mteb-eng-v2 --devices all
+      tasks spread over every GPU of this machine
 
 Scores are kept in --results (mteb's own files) and are not computed again: after an interruption run the same command.
+Several evaluations may share a folder: no task is scored twice.
 Exit code: 0 all scored, 1 something failed or its data is missing, 2 bad input (nothing written).
 """
-
-
-class _Once(logging.Filter):
-    """Lets a message through the first time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        new = message not in self.seen
-        self.seen.add(message)
-        return new
 
 
 def main(argv: Sequence[str]) -> int:
@@ -220,34 +198,56 @@ def main(argv: Sequence[str]) -> int:
         metavar="CODE",
         help="ISO 639-3 codes, or all (default: eng where a task has English, else all the task has)",
     )
+    parser.add_argument("--task_types", nargs="+", metavar="TYPE", help="only tasks of these types, for example STS")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print texts, tokens, time and disk that it would take, after a short calibration; nothing is downloaded",
+    )
     parser.add_argument("--results", default="results", metavar="DIR", help="mteb's result files (default: results)")
     parser.add_argument("--json", metavar="FILE", help="also write the scores as a list of records")
+    batch = parser.add_mutually_exclusive_group()
+    batch.add_argument(
+        "--batch_tokens",
+        type=int,
+        metavar="N",
+        help="tokens per batch, padding included; halved when memory runs out "
+        f"(default: {CPU_TOKENS} on a CPU, {GPU_TOKENS} on a GPU)",
+    )
+    batch.add_argument("--batch_size", type=int, metavar="N", help="instead: texts per batch, exactly as mteb does")
+    parser.add_argument("--dtype", choices=DTYPES, help="precision of weights and activations (default: as saved)")
     parser.add_argument(
-        "--batch_size", type=int, default=32, metavar="N", help="halved when memory runs out (default: 32)"
+        "--cache_mb",
+        type=int,
+        metavar="N",
+        help="megabytes of embeddings kept for texts that occur again; 0: none "
+        f"(default: {CACHE_MB}, with --batch_size 0)",
     )
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps … (default: the best there is)")
+    parser.add_argument(
+        "--devices", nargs="+", metavar="D", help="a process for each, for example cuda:0 cuda:1; all: every GPU"
+    )
+    parser.add_argument("--num_processes", type=int, metavar="N", help="spread the tasks over N processes")
+    parser.add_argument(
+        "--other_versions",
+        action="store_true",
+        help="use stored results of other versions of mteb or of the data instead of scoring again",
+    )
     args = parser.parse_words(argv)
 
-    # what the libraries tell their own developers would bury what the user must read
-    os.environ.setdefault("DATASETS_VERBOSITY", "error")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*is ill-defined", module="sklearn")  # other metrics than the main score
-    warnings.filterwarnings("ignore", message="The task .* is superseded")  # mteb logs the same, for every model
-    logging.getLogger("mteb.abstasks.abstask").addFilter(_Once())
+    quiet_libraries()
     command = shlex.join(["tamft", "eval", *argv])
     if args.json is not None:
-        _check_json(args.json)
-    records = evaluate(
-        args.models,
-        tasks=args.tasks,
-        suite=args.suite,
-        languages=args.languages,
-        results=args.results,
-        batch_size=args.batch_size,
-        device=args.device,
-        command=command,
-    )
+        check_json(args.json)
+    source = {key: getattr(args, key) for key in ("tasks", "suite", "languages", "task_types")}
+    how = {key: getattr(args, key) for key in ("batch_tokens", "batch_size", "dtype", "cache_mb", "other_versions")}
+    where = {key: getattr(args, key) for key in ("device", "devices", "num_processes")}
+    if args.dry_run:
+        from tamft.evaluation.price import print_price
+
+        print_price(*prepare(args.models, source, args.results, devices=choose_devices(**where), **how))
+        return 0
+    records = evaluate(args.models, results=args.results, command=command, **source, **how, **where)
     print_table(records)
     from tamft.evaluation.results import write_json
 

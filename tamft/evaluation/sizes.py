@@ -4,8 +4,11 @@ mteb ships, for nearly all of its tasks, how many texts their data has and how l
 a task encodes of it (the training rows that are drawn, a share of the documents to cluster) follows from its type.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tamft.evaluation.data import needs_no_data
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -15,7 +18,7 @@ SUBSAMPLE = 2048
 
 
 class Size(NamedTuple):
-    """Texts that are encoded, their characters, and the characters of all that is loaded for it."""
+    """Distinct texts that are encoded, their characters, and the characters of all that is loaded for it."""
 
     texts: int
     characters: int
@@ -42,20 +45,36 @@ def size(task: "AbsTask") -> Size | None:
 
 
 def _own(task: "AbsTask") -> Mapping[str, Any]:
-    """The same statistics of data that needs no network, by mteb's own code; {} for other tasks."""
-    from mteb.abstasks.classification import AbsTaskClassification
-
-    from tamft.evaluation.data import needs_no_data
-
+    """Statistics in mteb's form, of data that needs no network; {} for other tasks."""
     if not needs_no_data(task):
         return {}
-    splits = [*task.eval_splits, *([task.train_split] if isinstance(task, AbsTaskClassification) else [])]
     task.load_data()
     try:
-        # not `calculate_descriptive_statistics`: that writes a file into mteb's own folder
-        return {split: task._calculate_descriptive_statistics_from_split(split) for split in splits}
+        data: Any = task.dataset
+        return {split: _count(rows) for split, rows in data.get("default", data).items()}
     finally:
         task.unload_data()
+
+
+def _count(rows: Any) -> dict[str, Any]:
+    if isinstance(rows, dict):  # queries and documents
+        tables = {"queries": rows["queries"], "documents": rows["corpus"]}
+    else:
+        tables = {"": rows}
+    found: dict[str, Any] = {}
+    for name, table in tables.items():
+        for column in set(table.column_names) & {"text", "sentence1", "sentence2", "sentences"}:
+            texts = table[column][:]
+            length = sum(map(len, texts))
+            found[f"{name}{column}"] = {
+                "total_text_length": length,
+                "average_text_length": length / len(texts),
+                "unique_texts": len(set(texts)),
+            }
+    if "label" in getattr(rows, "column_names", ()):
+        counts = Counter(rows["label"][:])
+        found["label_statistics"] = {"labels": {label: {"count": count} for label, count in counts.items()}}
+    return found
 
 
 def _of(statistics: Mapping[str, Any], split: str, subset: str) -> Mapping[str, Any]:
@@ -71,10 +90,11 @@ def _texts(statistics: Mapping[str, Any], split: str, subset: str) -> Size | Non
 
 
 def _columns(statistics: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
-    """Number of texts and characters of each column of texts: text, sentence1, queries, summaries …"""
+    """Number of distinct texts and their characters, for each column of texts: text, sentence1, queries, summaries …"""
     for column in statistics.values():
         if isinstance(column, dict) and column.get("total_text_length") and column.get("average_text_length"):
-            yield round(column["total_text_length"] / column["average_text_length"]), column["total_text_length"]
+            unique = column.get("unique_texts") or round(column["total_text_length"] / column["average_text_length"])
+            yield unique, round(unique * column["average_text_length"])
 
 
 def _encoded(task: "AbsTask", tested: Size) -> Size:

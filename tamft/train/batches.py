@@ -2,8 +2,8 @@
 
 sentence-transformers deals out whole small batches instead, and turns off accelerate's filling up of the last round.
 Then some processes would get one batch more than others, and the run would hang: so it drops the rows of the last
-round, which may be all of a small data set. And "no duplicates" holds in each process, not between them, where negatives
-across devices need it.
+round, which may be all of a small data set. And "no duplicates" holds in each process, not between them, where
+negatives across devices need it.
 """
 
 from collections.abc import Iterator

@@ -26,6 +26,13 @@ SETTINGS = (
 )
 
 
+def prepare(model: Any, base: str) -> None:
+    """Tell sentence-transformers' card of prompts that were set since, and which model on the Hub this started from."""
+    model.model_card_data.register_model(model)  # with prompts its example calls encode_query and encode_document
+    if hub := _hub_name(base):
+        model.model_card_data.base_model = hub
+
+
 def write(folder: Path, content: dict[str, Any]) -> None:
     """Complete the card in `folder` with the run's record `content`; a card that has it already gets it anew."""
     from huggingface_hub import ModelCard

@@ -60,6 +60,7 @@ class Finish:
         self.guard = Guard(self.trainer)
         self.content["checks"] = self.guard.facts
         base = self.content["base_model"]["name"]
+        card.prepare(self.trainer.model, base)
         self.trained_on, self.content["overlap"] = texts.fingerprint(self.trainer, base)
         fingerprints.write(self.trained_on, Path(self.trainer.args.output_dir))
         if note := texts.note(self.content["overlap"]):

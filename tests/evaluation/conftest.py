@@ -1,5 +1,6 @@
 """Fixtures of the evaluation tests."""
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -47,6 +48,25 @@ def score(tmp_path):
         return evaluate([str(m) for m in models], tasks=tasks, device="cpu", **(folder | options))
 
     return run
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """After a call, the tiny model runs out of memory with more than `rows` texts at once."""
+    from transformers import BertModel
+
+    forward = BertModel.forward
+
+    def limit(rows):
+        @functools.wraps(forward)
+        def hungry(self, input_ids=None, **kwargs):
+            if len(input_ids) > rows:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+            return forward(self, input_ids=input_ids, **kwargs)
+
+        monkeypatch.setattr(BertModel, "forward", hungry)
+
+    return limit
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
 KEYS = [
     *("model", "name", "revision", "task", "split", "subset", "metric", "main_score", "reason", "status"),
-    *("mteb_version", "dataset_revision", "device", "dtype", "batch", "seconds", "command", "overlap"),
+    *("mteb_version", "dataset_revision", "device", "dtype", "batch", "batch_unit", "seconds", "command", "overlap"),
 ]
 
 
@@ -62,6 +62,7 @@ def test_a_record(score, tiny_model):
         "device": "cpu",
         "dtype": "float32",
         "batch": 4,
+        "batch_unit": "texts",
         "command": "how it was made",
         "overlap": None,
     }
@@ -279,10 +280,22 @@ def test_a_disk_that_fills_up_costs_the_task_and_not_the_others(score, tiny_mode
     assert "No space left on device" in records[0]["reason"]
 
 
-def test_out_of_memory_halves_the_batch(score, tiny_model):
-    hungry, after = score(tiny_model, tasks=["Hungry", "TinySTS"], batch_size=32)
-    assert (hungry["status"], hungry["batch"]) == ("ok", 8)
-    assert hungry["main_score"] == after["main_score"]
+@pytest.mark.parametrize(("asked", "got"), [({"batch_size": 32}, (4, "texts")), ({}, (12, "tokens"))])
+def test_out_of_memory_halves_the_batch(score, tiny_model, tmp_path, small_memory, asked, got, capsys):
+    (record,) = score(tiny_model, batch_size=1)
+    small_memory(rows=4)
+    (hungry,) = score(tiny_model, results=tmp_path / "hungry", **asked)
+    assert hungry["status"] == "ok"
+    assert (hungry["batch"], hungry["batch_unit"]) == got
+    assert hungry["main_score"] == pytest.approx(record["main_score"], abs=1e-5)
+    assert f"out of memory; going on with batches of {got[0]} {got[1]}" in capsys.readouterr().err
+
+
+def test_out_of_memory_with_one_text_fails(score, tiny_model, small_memory):
+    small_memory(rows=0)
+    for record in (score(tiny_model, batch_size=32)[0], score(tiny_model)[0]):
+        assert record["status"] == "failed"
+        assert "out of memory" in record["reason"]
 
 
 def test_data_that_is_not_here_loads_no_model(score, tiny_model, forbid_loading):

@@ -77,17 +77,6 @@ class Broken(TinySTS):
         self.dataset = DatasetDict({"test": self.dataset["test"].remove_columns("sentence2")})
 
 
-class Hungry(TinySTS):
-    """Runs out of memory with more than 8 sentences in a batch."""
-
-    metadata = metadata("Hungry")
-
-    def evaluate(self, model: Any, split: str = "test", *args: Any, **kwargs: Any) -> Any:
-        if kwargs["encode_kwargs"]["batch_size"] > 8:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return super().evaluate(model, split, *args, **kwargs)
-
-
 class Random(TinySTS):
     """Its score is the next number of the task's random state: the same for every model, if that is fresh."""
 
@@ -122,4 +111,4 @@ def aggregate(*parts: AbsTaskSTS) -> AbsTaskAggregate:
     return Aggregate()
 
 
-TASKS = {task.metadata.name: task for task in (TinySTS, TwoLanguages, Absent, Broken, Hungry, Random, NotANumber)}
+TASKS = {task.metadata.name: task for task in (TinySTS, TwoLanguages, Absent, Broken, Random, NotANumber)}

@@ -1,7 +1,9 @@
-"""A run that trained nothing, or saved something else than it trained, says so and fails; each guard is made to fire."""
+"""A run that trained nothing, or did not save what it trained, fails and says so: each guard is made to fire."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,27 +104,17 @@ def other_model(tmp_path_factory):
     return save_tiny_bert(tmp_path_factory.mktemp("other") / "bert", seed=1)
 
 
-def test_an_adapter_over_another_base(recipe, spoil, other_model):
-    def swap(trainer, folder):
-        path = f"{folder}/adapter_config.json"
-        with open(path) as stream:
-            config = json.load(stream)
-        with open(path, "w") as stream:
-            json.dump(config | {"base_model_name_or_path": str(other_model)}, stream)
-
-    spoil(swap)
-    refused(recipe(*LORA, name="llm_lora"), "gives other embeddings than the trained model", "base_model_name_or_path")
-
-
 def edit(name, key, value):
     def action(trainer, folder):
-        path = f"{folder}/{name}"
-        with open(path) as stream:
-            config = json.load(stream)
-        with open(path, "w") as stream:
-            json.dump(config | {key: value}, stream)
+        path = Path(folder) / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
 
     return action
+
+
+def test_an_adapter_over_another_base(recipe, spoil, other_model):
+    spoil(edit("adapter_config.json", "base_model_name_or_path", str(other_model)))
+    refused(recipe(*LORA, name="llm_lora"), "gives other embeddings than the trained model", "base_model_name_or_path")
 
 
 @pytest.mark.parametrize(
@@ -141,8 +133,7 @@ def test_settings_that_were_not_stored(recipe, spoil, file, key, value, words):
 
 def test_a_model_that_cannot_be_loaded(recipe, spoil):
     def cut(trainer, folder):
-        with open(f"{folder}/model.safetensors", "r+b") as stream:
-            stream.truncate(1000)
+        os.truncate(f"{folder}/model.safetensors", 1000)
 
     spoil(cut)
     refused(recipe(), "the saved model cannot be loaded")
