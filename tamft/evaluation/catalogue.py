@@ -2,18 +2,17 @@
 
 import argparse
 import os
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tamft.errors import InputError
+from tamft.evaluation.quiet import quiet_libraries
+from tamft.evaluation.rows import Row, print_rows
 from tamft.parser import Parser
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
-
-Row = tuple[str, ...]
 
 EXAMPLES = """\
 examples:
@@ -50,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         if any(chosen):
             raise InputError("`tamft suites ls` takes nothing more; see one suite with `tamft suites show NAME`")
         _quiet(bars=False)
-        _print(ls_rows())
+        print_rows(ls_rows())
         return 0
     if not any(chosen[:3]):
         raise InputError(f"which suite? `tamft suites {args.action} NAME`; `tamft suites ls` shows them")
@@ -59,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
 
     tasks = get_tasks(args.tasks, suite=args.suite, languages=args.languages, task_types=args.task_types)
     if args.action == "show":
-        _print(show_rows(tasks))
+        print_rows(show_rows(tasks), right=[5])
         return 0
     from tamft.evaluation.prefetch import prefetch
 
@@ -109,28 +108,8 @@ def show_rows(tasks: Sequence["AbsTask"]) -> list[Row]:
     return rows
 
 
-def _print(rows: list[Row]) -> None:
-    """A table on a terminal, tab-separated lines in a pipe."""
-    if not sys.stdout.isatty():
-        print("\n".join("\t".join(row) for row in rows))
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*rows[0], box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.columns[0].no_wrap = True
-    for row in rows[1:]:
-        table.add_row(*row)
-    Console().print(table)
-
-
 def _quiet(bars: bool) -> None:
     """Before anything of the libraries is imported: that is when they read their environment."""
-    import warnings
-
-    os.environ.setdefault("DATASETS_VERBOSITY", "error")
     if not bars:
         os.environ.setdefault("TQDM_DISABLE", "1")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", message="The task .* is superseded")
+    quiet_libraries()
