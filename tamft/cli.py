@@ -49,6 +49,12 @@ def _compare(argv: list[str]) -> int:
     return main(argv)
 
 
+def _suggest_lr(argv: list[str]) -> int:
+    from tamft.compare.suggest_lr import main
+
+    return main(argv)
+
+
 def _doctor(argv: list[str]) -> int:
     from tamft.doctor import main
 
@@ -68,6 +74,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "eval": (_eval, "score models on MTEB tasks, side by side"),
     "suites": (_suites, "suites of MTEB tasks: list them, look inside, get their data"),
     "compare": (_compare, "is an optimizer better on your data? tuned with equal budgets, confirmed on fresh seeds"),
+    "suggest-lr": (_suggest_lr, "carry a learning rate of AdamW or SGD over to a torque optimizer"),
     "plot": (_plot, "draw loss, alignment, damping and momentum of a training from its log"),
     "doctor": (_doctor, "what is wrong with this machine, a checkpoint, a model or an adapter"),
     "demo": (_demo, "fine-tune a real model with three optimizers and compare, in a few minutes"),
@@ -82,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="tamft",
         description="Torque-Aware Momentum and Momentum-SAM for people who fine-tune embedding models.",
         epilog="commands:\n"
-        + "\n".join(f"  {name:<11}{text}" for name, (_, text) in COMMANDS.items())
+        + "\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items())
         + "\n\n`tamft COMMAND --help` explains a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

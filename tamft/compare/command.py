@@ -18,6 +18,7 @@ from tamft.compare.plan import Plan, read_plan
 from tamft.compare.progress import Board
 from tamft.compare.runs import Job, Run
 from tamft.errors import InputError
+from tamft.evaluation.quiet import quiet_libraries
 from tamft.parser import Parser
 
 EXAMPLES = """\
@@ -84,6 +85,8 @@ def main(argv: Sequence[str]) -> int:
     parser = _parser()
     args = parser.parse_words(argv)
     setting = _setting(args)
+    quiet_libraries()
+    print("reading the plan: optimizers, data, tasks …", file=sys.stderr, flush=True)
     plan = read_plan(Path(args.plan))
     folder = Path(
         args.output_dir or Path("studies") / re.sub(r"[^a-z0-9]+", "-", plan.content["name"].lower()).strip("-")
@@ -91,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
     if args.dry_run:
         from tamft.compare.dry_run import report
 
-        print(report(plan, folder, setting))
+        print(report(plan, folder, setting, Path(args.earlier) if args.earlier else None))
         return 0
     return carry_out(plan, folder, setting, retry_failed=args.retry_failed)
 
@@ -214,6 +217,7 @@ def _parser() -> Parser:
     parser.add_argument("plan", metavar="PLAN", help="YAML file, see docs/compare.md")
     parser.add_argument("--output_dir", metavar="DIR", help="the study's folder (default: studies/NAME)")
     parser.add_argument("--dry_run", action="store_true", help="check, print runs, hours and sizes; write nothing")
+    parser.add_argument("--earlier", metavar="DIR", help="with --dry_run: a study that tells how much runs differ")
     parser.add_argument("--jobs", type=_positive, metavar="N", help="runs at once (default: as many as GPUs allow; 1)")
     parser.add_argument("--num_processes", type=_positive, default=1, metavar="N", help="processes (GPUs) of each run")
     parser.add_argument("--num_cpu_threads_per_process", type=_positive, metavar="N", help="(default: shared out)")

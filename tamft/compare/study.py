@@ -26,7 +26,7 @@ def open_study(plan: Plan, folder: Path) -> Path | None:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output_dir {folder}: is a file; name a folder")
-    there = _json(folder / CONTENT)
+    there = read_json(folder / CONTENT)
     if there is None and folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"--output_dir {folder}: holds files, but no study; name a new folder")
     if there is not None and there.get("hash") != plan.hash:
@@ -113,6 +113,12 @@ def write_lines(plan: Plan, folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a study's study.jsonl; none where there is no file."""
+    path = folder / LINES
+    return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
 def line(plan: Plan, run: Run, found: Outcome) -> dict[str, Any]:
     """The line of a run in study.jsonl; `scores` are those of the reported tasks."""
     record, scores = found.record, task_scores(found.scores)
@@ -173,7 +179,8 @@ def _versions(one: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {one['versions'].get(name)}" for name in VERSIONS)
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, None where it is missing or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

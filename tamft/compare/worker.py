@@ -106,10 +106,12 @@ def run_recipe(name: str, words: list[str]) -> int:
 
 def _score(job: Job) -> None:
     """Write scores.json. Raises InputError where a task has no score."""
+    from tamft.evaluation.quiet import quiet_libraries
     from tamft.evaluation.results import write_json
     from tamft.evaluation.score import evaluate
     from tamft.train.models import resolve
 
+    quiet_libraries()
     model = str(job.folder / "model") if job.words is not None else resolve(job.model)
     records: list[dict[str, Any]] = []
     for spec in job.scored:

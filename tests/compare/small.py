@@ -23,14 +23,22 @@ def jsonl(path, rows):
 
 def write_data(folder: Path) -> None:
     """train.jsonl, select.yaml and report.yaml with their files."""
-    jsonl(folder / "train.jsonl", [{"anchor": text(t, i), "positive": text(t, i + 30)} for i in range(12) for t in TOPICS])
+    jsonl(
+        folder / "train.jsonl", [{"anchor": text(t, i), "positive": text(t, i + 30)} for i in range(12) for t in TOPICS]
+    )
     rows = [{"text": text(t, i), "label": t} for i in range(60, 72) for t in TOPICS]
     jsonl(folder / "probe.jsonl", rows[:24])
     jsonl(folder / "dev.jsonl", rows[24:])
     pairs = [(text(TOPICS[i % 4], 80 + i), text(TOPICS[i * 3 % 4], 110 + i)) for i in range(16)]
     jsonl(folder / "test.jsonl", [{"sentence1": a, "sentence2": b, "score": i % 5} for i, (a, b) in enumerate(pairs)])
     options = {"samples_per_label": 4, "n_experiments": 2}
-    dev = {"name": "SmallDev", "type": "Classification", "train": "probe.jsonl", "test": "dev.jsonl", "options": options}
+    dev = {
+        "name": "SmallDev",
+        "type": "Classification",
+        "train": "probe.jsonl",
+        "test": "dev.jsonl",
+        "options": options,
+    }
     (folder / "select.yaml").write_text(yaml.safe_dump({"name": "s", "tasks": [dev]}), encoding="utf-8")
     test = {"name": "SmallTest", "type": "STS", "test": "test.jsonl"}
     (folder / "report.yaml").write_text(yaml.safe_dump({"name": "r", "tasks": [test]}), encoding="utf-8")
