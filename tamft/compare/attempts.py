@@ -68,6 +68,10 @@ def _watch(job: Job) -> int:
         _live[process.pid] = process
     try:
         process.join()
+    except BaseException:  # Ray cancels a task by an interruption
+        _kill(process.pid, signal.SIGINT)
+        process.join(PATIENCE)
+        raise
     finally:
         with _lock:
             del _live[process.pid]

@@ -113,8 +113,11 @@ def carry_out(plan: Plan, folder: Path, setting: Setting, *, retry_failed: bool 
         for run in study.all_runs(plan, folder):
             if study.read_outcome(folder, run).status == outcome.FAILED:
                 outcome.forget_failures(folder / "runs" / run.key)
-    with _terminable():
-        return _stages(plan, folder, setting, train_file)
+    try:
+        with _terminable():
+            return _stages(plan, folder, setting, train_file)
+    finally:
+        engines.close()
 
 
 def _stages(plan: Plan, folder: Path, setting: Setting, train_file: Path | None) -> int:

@@ -1,5 +1,7 @@
 """Where runs are carried out: in slots of this machine, or as tasks of Ray. Both call `attempts.attempt`."""
 
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -7,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tamft.compare import attempts
+from tamft.compare import attempts, outcome
 from tamft.compare.runs import Job
 from tamft.errors import InputError
 
@@ -70,41 +72,46 @@ def local(jobs: Iterable[Job], places: Sequence[Slot], told: Told) -> None:
 def on_ray(jobs: Sequence[Job], address: str | None, count: int, told: Told) -> None:
     """Carry out all jobs on a Ray cluster, each with its own CPUs and GPUs, again elsewhere if its node is lost.
 
-    Without an address a cluster of this machine is started, with room for `count` runs at once, and ended again.
+    Without an address a cluster of this machine is started, with room for `count` runs at once; `close` ends it.
     The study's folder has to be the same on all nodes, and tamft installed there.
     """
     ray = _ray()
-    gpus = any(job.devices for job in jobs)
-    cpus = jobs[0].threads * jobs[0].processes if jobs else 1
-    here: dict[str, Any] = {} if address else {"num_cpus": cpus * count, "include_dashboard": False}
-    ray.init(address=address, log_to_driver=False, configure_logging=False, ignore_reinit_error=True, **here)
+    cpus, gpus = jobs[0].threads * jobs[0].processes, jobs[0].processes if any(job.devices for job in jobs) else 0
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+        here: dict[str, Any] = {} if address else {"num_cpus": cpus * count, "include_dashboard": False}
+        ray.init(address=address, log_to_driver=False, configure_logging=False, **here)
+    task = ray.remote(_task).options(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)
+    pending = {task.remote(job): job for job in jobs}
     try:
-        task = ray.remote(_task).options(
-            num_cpus=cpus, num_gpus=jobs[0].processes if gpus else 0, max_retries=RETRIES, retry_exceptions=False
-        )
-        pending = {task.remote(job): job for job in jobs}
         while pending:
-            done, _ = ray.wait(list(pending), timeout=TICK)
-            for reference in done:
+            for reference in ray.wait(list(pending), timeout=TICK)[0]:
                 job = pending.pop(reference)
                 try:
-                    told(job, ray.get(reference) or "held")
+                    told(job, ray.get(reference))
                 except ray.exceptions.RayError as error:  # after the last retry
-                    from tamft.compare import outcome
-
-                    outcome.add_failure(job.folder, f"Ray: {' '.join(str(error).split())[:200]}", final=True)
+                    text = " ".join(str(error).split())[:200]
+                    outcome.add_failure(job.folder, f"Ray: {text}", final=True)
                     told(job, outcome.FAILED)
     finally:
-        if address is None:
-            ray.shutdown()
+        if pending:  # interrupted: the runs end in good order
+            for reference in pending:
+                ray.cancel(reference)
+            ray.wait(list(pending), num_returns=len(pending), timeout=attempts.PATIENCE)
 
 
-def _task(job: Job) -> str | None:
+def close() -> None:
+    """Leave the Ray cluster, and end it if it is this command's own."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
+def _task(job: Job) -> str:
     """A run as Ray's task: the devices are those that Ray gives."""
     import ray
 
     ids = tuple(str(number) for number in ray.get_gpu_ids())
-    return attempts.attempt(replace(job, devices=ids), wait=True)
+    return attempts.attempt(replace(job, devices=ids), wait=True) or "held"
 
 
 def _ray() -> Any:
