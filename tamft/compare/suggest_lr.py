@@ -148,7 +148,7 @@ def _text(args: argparse.Namespace, rule: Rule, parent: str, lr: float, guess: f
         lines += [
             f"measured   ŝ {found.mean:.3f} in the last {found.steps - found.steps // 2} of {found.steps} steps; "
             f"{found.q10:.3f} to {found.q90:.3f} over tensors (10 % to 90 %), ± {found.over_time:.3f} over steps",
-            f"so         d is {(1 + found.mean) / 2:.3f} on average; without a measurement the rate would be {guess:.3g}",
+            f"so         d is {(1 + found.mean) / 2:.3f} on average; unmeasured, the rate would be {guess:.3g}",
         ]
     elif rule.torque:
         lines.append("not measured: ŝ is taken as 0, which is about right for small batches")

@@ -12,9 +12,9 @@ PLACES = "how do i my the a is account money pin top up cash why was not can cha
 
 
 def text(topic, i):
-    """One of many different short texts about a topic."""
-    word = [PLACES[(i * 7 + j * 3 + TOPICS.index(topic)) % len(PLACES)] for j in range(3)]
-    return f"{word[0]} {topic} {word[1]} {WORDS[-1 - i % 30]} {word[2]}"
+    """The i-th text about a topic; the first 289 differ."""
+    first, second = PLACES[i % 17], PLACES[i // 17 % 17]
+    return f"{first} {topic} {second} {WORDS[-1 - i % 30]}"
 
 
 def jsonl(path, rows):
