@@ -28,6 +28,8 @@ def attempt(job: Job, *, wait: bool = False) -> str | None:
     while not _stopping.is_set():
         found = outcome.read(job.folder, trained=trained)
         if found.status is not None:
+            if found.status != outcome.COMPLETE and not job.keep_models:
+                worker.drop_weights(job.folder)
             return found.status
         code = _watch(job)
         if _stopping.is_set():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tamft import fingerprints
 from tamft.compare import runs, worker
+from tamft.compare.arms import FLAGS, optim_args
 from tamft.compare.plan import Plan
 from tamft.errors import InputError
 from tamft.row_files import read_rows
@@ -82,8 +83,6 @@ def check_optimizers(plan: Plan) -> None:
     """Build every configuration over one number. Raises InputError for what its optimizer refuses."""
     import torch
     from transformers import Trainer, TrainingArguments
-
-    from tamft.compare.plan import FLAGS, optim_args
 
     for name, arm in plan.arms.items():
         for params in runs.trials(plan, name):

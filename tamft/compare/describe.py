@@ -1,7 +1,8 @@
 """A plan in words."""
 
 from tamft.compare import runs, space
-from tamft.compare.plan import Plan, optim_args
+from tamft.compare.arms import optim_args
+from tamft.compare.plan import Plan
 
 
 def describe(plan: Plan) -> str:

@@ -46,9 +46,8 @@ def add_failure(folder: Path, error: str, *, final: bool = False) -> None:
 
 
 def forget_failures(folder: Path) -> None:
-    """Let a run that failed, or diverged, be tried again."""
-    for name in (FAILURES, *([RUN] if read(folder).status == DIVERGED else [])):
-        (folder / name).unlink(missing_ok=True)
+    """Let a run that failed be tried again."""
+    (folder / FAILURES).unlink(missing_ok=True)
 
 
 def _json(path: Path) -> Any:

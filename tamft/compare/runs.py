@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tamft.compare import space
-from tamft.compare.plan import FLAGS, Plan, digest, optim_args
+from tamft.compare.arms import FLAGS, optim_args
+from tamft.compare.plan import Plan, digest
 
 BASE, SCREEN, CONFIRM = "base", "screen", "confirm"
 FROZEN = {"gamma": 1.0}  # ŝ stays 0 and d stays ½: the torque is a constant

@@ -1,6 +1,8 @@
 """Whole studies on a tiny model: killed, continued elsewhere, on Ray, in shares."""
 
+import os
 import shutil
+import signal
 
 import pytest
 
@@ -95,16 +97,22 @@ def test_weights_are_not_kept(killed_study):
     assert not list(folder.rglob("*.safetensors"))
 
 
-def test_goes_on_elsewhere_from_the_small_files(killed_study, plan_file, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_goes_on_elsewhere_and_after_interruptions(killed_study, plan_file, tmp_path, number, code):
     """Two runs are lost; the others are not done again, and the results are the same."""
     folder = killed_study[0]
     screened = next(one["run"] for one in study.read_lines(folder) if one["stage"] == "screen")
     confirmed = next(one["run"] for one in study.read_lines(folder) if one["stage"] == "confirm")
     other = tmp_path / "other"
     small_files(folder, other, leave_out=(screened, confirmed))
-    shutil.copyfile(plan_file, other / "plan.yaml")
-    assert main([str(plan_file), "--output_dir", str(other), *THREADS]) == 0
-    assert attempts(other) == {screened: 1, confirmed: 1}
+    words = [str(plan_file), "--output_dir", str(other), *THREADS]
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as ending:
+        carry_out(plan_file, other, lambda pid: os.kill(os.getpid(), number))
+    assert ending.type is KeyboardInterrupt or ending.value.code == code
+    assert outcome.read(other / "runs" / screened).status is None
+    assert outcome.read(other / "runs" / screened).attempts == 0  # nobody's fault
+    assert main(words) == 0
+    assert attempts(other) == {screened: 2, confirmed: 1}
     assert lasting(other) == lasting(folder)
 
 
