@@ -3,9 +3,9 @@
     tamft train mine_negatives --train_file pairs.jsonl --output_file triplets.jsonl
     tamft train encoder_pairs --config minilm_banking77 --train_file triplets.jsonl --output_dir runs/a
 
-A thin program over sentence-transformers' mine_hard_negatives, whose options have their own names here. Input: pairs, as
-the other recipes read them. Output: JSON lines with anchor, positive and negative (or negative_1 …), in the order of the
-input, which the other recipes read as triplets.
+A thin program over sentence-transformers' mine_hard_negatives, whose options have their own names here. Input: pairs,
+as the other recipes read them. Output: JSON lines with anchor, positive and negative (or negative_1 …), in the order of
+the input, which the other recipes read as triplets.
 """
 
 import inspect
@@ -126,6 +126,14 @@ def read_lines(name: str) -> list[str]:
 
 def write(found: Dataset, rows: data.Rows, output: Path) -> int:
     """Write the rows that were found, and say what to do with them."""
+    # Where a text is an anchor here and a positive there, the nearest text to an anchor is itself.
+    negatives = found.column_names[2:]
+    kept = [i for i, row in enumerate(found) if row["anchor"] not in [row[name] for name in negatives]]
+    if len(kept) < len(found):
+        run.say(
+            f"left out {len(found) - len(kept)} rows whose negative is the anchor itself; --max_score 0.99 finds others"
+        )
+    found = found.select(kept)
     if not len(found):
         raise run.RunError("no negatives were found: widen range_max, or loosen the margins and scores")
     if found.column_names[2:] == ["negative_1"]:

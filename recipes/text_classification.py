@@ -1,19 +1,21 @@
-"""Fine-tune a transformer to classify texts or pairs of texts, as in GLUE: an ordinary script for transformers' Trainer.
+"""Classify texts or pairs of texts, as in GLUE: an ordinary script for transformers' Trainer.
 
     tamft train text_classification --config glue_sst2 --optim adatamw --output_dir runs/sst2
     tamft train text_classification --model answerdotai/ModernBERT-base --train_file train.jsonl --eval_file dev.jsonl \
         --text_columns text --output_dir runs/mine --optim adatamw
 
-Two lines are tamft's own, `tamft.register()` and the parser that reads a YAML file as well: after the first, `--optim` knows
-tamft's optimizers wherever Trainer is used. The result is <output_dir>/model, with accuracy and F1 in eval_results.json.
+Two lines are tamft's own, `tamft.register()` and the parser that reads a YAML file as well: after the first, `--optim`
+knows tamft's optimizers wherever Trainer is used. The result is <output_dir>/model; accuracy and F1 are in
+eval_results.json.
 """
 
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from datasets import ClassLabel, Dataset, load_dataset
+from datasets.exceptions import DatasetsError
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -141,7 +143,7 @@ def load(file: str | None, args: ClassificationArguments, split: str) -> Dataset
             rows = load_dataset(KINDS[Path(file).suffix], data_files=file, split="train")
         else:
             rows = load_dataset(name, args.dataset_config, split=split)
-    except (OSError, ValueError, RuntimeError) as error:  # a broken file is a DatasetGenerationError
+    except (OSError, ValueError, DatasetsError) as error:
         raise InputError(f"{name}: cannot be loaded: {' '.join(str(error.__cause__ or error).split())}") from error
     for column in (*args.text_columns, args.label_column):
         if column not in rows.column_names:
@@ -158,17 +160,17 @@ def classes(rows: Dataset, column: str) -> list:
     return list(range(feature.num_classes)) if isinstance(feature, ClassLabel) else found
 
 
-def metrics(prediction: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+def metrics(prediction: tuple[Any, Any]) -> dict[str, float]:
     """Accuracy, and F1: of class 1 where there are two, else the mean over the classes."""
     logits, labels = prediction
     guesses = logits.argmax(-1)
     count = logits.shape[-1]
     scores = []
     for label in [1] if count == 2 else range(count):
-        hits = np.sum((guesses == label) & (labels == label))
-        total = np.sum(guesses == label) + np.sum(labels == label)
-        scores.append(2 * hits / total if total else 0.0)
-    return {"accuracy": float(np.mean(guesses == labels)), "f1": float(np.mean(scores))}
+        hits = ((guesses == label) & (labels == label)).sum()
+        total = (guesses == label).sum() + (labels == label).sum()
+        scores.append(2 * float(hits) / float(total) if total else 0.0)
+    return {"accuracy": float((guesses == labels).mean()), "f1": sum(scores) / len(scores)}
 
 
 if __name__ == "__main__":

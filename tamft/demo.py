@@ -67,7 +67,8 @@ def main(argv: Sequence[str]) -> int:
             return code
 
     # 4. Scores of the base model and of what came out
-    from tamft.evaluation.report import read_run, write_report
+    from tamft.evaluation.report.html import write_report
+    from tamft.evaluation.report.runs import read_run
     from tamft.evaluation.score import evaluate
 
     print(f"\nscoring the base model and {len(runs)} tuned ones on the suite {SUITE!r}", flush=True)
@@ -204,14 +205,14 @@ def print_summary(runs: Sequence[dict[str, Any]], models: Sequence[str], scores:
     from rich.console import Console
     from rich.table import Table
 
-    from tamft.evaluation.report import PERTURBED, final_loss, perturbed
-    from tamft.evaluation.table import mean_scores, task_score
+    from tamft.evaluation.report.runs import PERTURBED, final_loss, perturbed
+    from tamft.evaluation.summary import summarize
 
-    tasks = list(dict.fromkeys(score["task"] for score in scores))
-    means, shared = mean_scores(scores)
+    summary = summarize(scores)
+    rows = [*summary.of("task"), *summary.of("mean_task")]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("optimizer", no_wrap=True)
-    names = [task.removeprefix("Embedded") for task in tasks]
+    names = [row.name.removeprefix("Embedded") for row in summary.of("task")]
     heads = [name if len(name) < 11 else f"{name[:7]}." for name in names]  # 80 columns must be enough
     for head in ("rate", "final loss", "seconds", *heads, "mean"):
         table.add_column(head, justify="right")
@@ -221,9 +222,8 @@ def print_summary(runs: Sequence[dict[str, Any]], models: Sequence[str], scores:
             loss = final_loss(run)
             shown = "–" if loss is None else f"{loss:.4f}"
             cells = [run["optimizer"]["name"], f"{run['config']['learning_rate']:g}", shown, f"{run['seconds']:.0f}"]
-        values = [task_score(scores, model, task) for task in tasks]
-        cells += [value if isinstance(value, str) else f"{value:.4f}" for value in values]
-        table.add_row(*cells, f"{means[model]:.4f}" if len(shared) == len(tasks) else "–")
+        values = [row.scores[model] for row in rows]
+        table.add_row(*cells, *(value if isinstance(value, str) else f"{value:.4f}" for value in values))
     console = Console()
     console.print(table)
     if any(perturbed(run) for run in runs):

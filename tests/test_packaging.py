@@ -200,6 +200,21 @@ def test_wheel_works_without_a_checkout(unpacked, run_python):
     assert version == f"tamft {tamft.__version__}"
 
 
+def test_recipes_are_listed_shown_and_copied_from_a_wheel(unpacked, run_python, tmp_path):
+    def recipes(*words):
+        env = {"PYTHONPATH": str(unpacked)}
+        return run_python("-P", "-m", "tamft.cli", "recipes", *words, cwd=tmp_path, env=env, check=True)
+
+    listed = recipes("ls").stdout
+    for path in (ROOT / "recipes").rglob("*.yaml"):
+        assert f"\t{path.stem}\t" in listed
+    shown = recipes("show", "ddp")
+    assert shown.stdout == (ROOT / "recipes" / "accelerate" / "ddp.yaml").read_text(encoding="utf-8")
+    assert Path(shown.stderr.strip().removeprefix("# ")).is_relative_to(unpacked)
+    recipes("cp", "llm_lora")
+    assert (tmp_path / "llm_lora.py").read_bytes() == (ROOT / "recipes" / "llm_lora.py").read_bytes()
+
+
 def test_sdist_can_build_the_wheel(tmp_path):
     builders = pytest.importorskip("hatchling.builders.sdist", reason="hatchling (extra `dev`) is not installed")
     with tarfile.open(next(builders.SdistBuilder(str(ROOT)).build(directory=str(tmp_path)))) as archive:

@@ -14,7 +14,8 @@ import pytest
 import tamft
 from tamft import registry
 from tamft.cli import COMMANDS
-from tamft.train.shipped import find_config
+from tamft.train import catalogue
+from tamft.train.shipped import find_config, find_preset, recipe_of
 from tests.conftest import ROOT
 from tests.recipes.program import load_recipe
 
@@ -92,29 +93,45 @@ def test_make_targets_exist():
             assert asked <= targets, f"{page}: make {asked - targets}"
 
 
-RECIPES = {"encoder_pairs": "PairsArguments", "llm_lora": "LoraArguments"}  # and their own options
+RECIPES = {  # and their own options
+    "encoder_pairs": "PairsArguments",
+    "llm_lora": "LoraArguments",
+    "mine_negatives": "MiningArguments",
+    "text_classification": "ClassificationArguments",
+}
+LAUNCHER = {"num_processes", "num_cpu_threads_per_process", "accelerate_config"}  # of `tamft train`
 
 
 def dataclass_fields(cls: type) -> set[str]:
     return {field.name for field in dataclasses.fields(cls)}
 
 
-@pytest.fixture(scope="module")
-def known_flags() -> dict[str, set[str]]:
-    """Flags of `tamft eval`, of the recipes and of a script that reads TrainingArguments."""
-    from sentence_transformers import SentenceTransformerTrainingArguments
-    from transformers import TrainingArguments
-
-    from tamft.evaluation.score import main
-
+def flags_in_help(main) -> set[str]:
     text = io.StringIO()
     with contextlib.redirect_stdout(text), pytest.raises(SystemExit):
         main(["--help"])
+    return set(re.findall(r"--([a-z_]+)", text.getvalue()))
+
+
+@pytest.fixture(scope="module")
+def known_flags() -> dict[str, set[str]]:
+    """Flags of `tamft eval` and `tamft report`, of the recipes and of a script that reads TrainingArguments."""
+    from sentence_transformers import SentenceTransformerTrainingArguments
+    from transformers import TrainingArguments
+
+    from tamft.evaluation.report.command import main as report
+    from tamft.evaluation.score import main as evaluate
+
     options = dataclass_fields(SentenceTransformerTrainingArguments)
     return {
-        "eval": set(re.findall(r"--([a-z_]+)", text.getvalue())),
+        "eval": flags_in_help(evaluate),
+        "report": flags_in_help(report),
+        "recipes": {"force"},
         "run": dataclass_fields(TrainingArguments),
-        **{recipe: options | dataclass_fields(getattr(load_recipe(recipe), cls)) for recipe, cls in RECIPES.items()},
+        **{
+            recipe: options | LAUNCHER | dataclass_fields(getattr(load_recipe(recipe), cls))
+            for recipe, cls in RECIPES.items()
+        },
     }
 
 
@@ -145,8 +162,14 @@ def test_tamft_commands_and_flags_exist(known_flags):
                 registry.parse_optim_args(optim, rest[rest.index("--optim_args") + 1])
         if "--config" in rest and command == "train":
             config = rest[rest.index("--config") + 1]
-            find_config(str(ROOT / config) if "/" in config else config)
-    assert {"run", "train", "eval"} <= seen
+            path = find_config(str(ROOT / config) if "/" in config else config)
+            assert recipe == recipe_of(path), f"{page}: {config} is a config of {recipe_of(path)}"
+        if "--accelerate_config" in rest:
+            find_preset(rest[rest.index("--accelerate_config") + 1])
+        if command == "recipes":
+            assert rest[0] in ("ls", "show", "cp"), f"{page}: tamft recipes {rest[0]}"
+            assert all(catalogue.find(name) for name in rest[1:2])
+    assert {"run", "train", "eval", "recipes"} <= seen
 
 
 def test_names_in_the_readme_table_are_registered():

@@ -71,6 +71,7 @@ def _time(encoder: Encoder, texts: list[str]) -> float:
 
 def _text(model: "SentenceTransformer", tokens: int) -> tuple[str, int]:
     """A text of about so many tokens, and how many it has."""
-    words = max(1, tokens - 4)
+    per_word = max(1.0, count_tokens(model, [" ".join(WORDS)])[0] / len(WORDS))
+    words = max(1, int((tokens - 4) / per_word))
     text = " ".join(WORDS[i % len(WORDS)] for i in range(words))
     return text, int(count_tokens(model, [text])[0])

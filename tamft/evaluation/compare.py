@@ -225,12 +225,8 @@ class Verdict:
 
 
 Outcome = float | str  # a difference, or why there is none:
-MISSING, ARM_DIVERGED, BASELINE_DIVERGED, BOTH_DIVERGED = (
-    "missing",
-    "arm diverged",
-    "baseline diverged",
-    "both diverged",
-)
+MISSING, BOTH_DIVERGED = "missing", "both diverged"
+ARM_DIVERGED, BASELINE_DIVERGED = "arm diverged", "baseline diverged"
 
 
 def judge(arms: Mapping[str, Sequence[Outcome]], *, delta: float, alpha: float = ALPHA) -> dict[str, Verdict]:
@@ -247,45 +243,77 @@ def judge(arms: Mapping[str, Sequence[Outcome]], *, delta: float, alpha: float =
     if not delta > 0:
         raise InputError(f"delta={delta}: the smallest effect of interest must be above 0, for example 0.005")
     numbers = {arm: np.array([o for o in outcomes if not isinstance(o, str)]) for arm, outcomes in arms.items()}
-    raw = {arm: _raw_p(d, delta) for arm, d in numbers.items()}
-    p, tost_p = (holm([pair[i] for pair in raw.values()]) for i in (0, 1))
+    counts = {arm: Counter(o for o in outcomes if isinstance(o, str)) for arm, outcomes in arms.items()}
+    # While runs are missing there is no p, and no p counts as 1 for Holm: the others' verdicts can only be too careful.
+    raw = {arm: (None, None) if counts[arm][MISSING] else _raw_p(d, delta) for arm, d in numbers.items()}
+    lost = {
+        arm: (count[ARM_DIVERGED] + count[BOTH_DIVERGED], count[BASELINE_DIVERGED] + count[BOTH_DIVERGED])
+        for arm, count in counts.items()
+    }
+    usable = {arm: _usable(raw[arm], numbers[arm], *lost[arm]) for arm in arms}
+    p, tost_p = (holm([pair[i] for pair in usable.values()]) for i in (0, 1))
     found = {}
     for i, (arm, outcomes) in enumerate(arms.items()):
-        d, count = numbers[arm], Counter(o for o in outcomes if isinstance(o, str))
-        lost = [count[BOTH_DIVERGED] + count[ARM_DIVERGED], count[BOTH_DIVERGED] + count[BASELINE_DIVERGED]]
-        span, testable = interval(d, alpha), not np.isnan(raw[arm][0])
-        word = str(decide(span.mean or 0.0, p[i], 1.0 if any(lost) else tost_p[i], alpha))
-        word, reason = _allowed(word, span, testable, len(outcomes), *lost, count[MISSING])
-        values = (raw[arm][0], float(p[i]), raw[arm][1], float(tost_p[i]), *sign_flip(d)) if testable else [None] * 6
-        needed = word == UNDECIDED and testable and not any(lost)
-        seeds = seeds_to_decide(span.sd or 0.0, delta, alpha, m=len(arms)) if needed else None
-        found[arm] = Verdict(word, reason, span, *values, seeds, *lost, count[MISSING])
+        d, span, tested = numbers[arm], interval(numbers[arm], alpha), raw[arm][0] is not None
+        word = str(decide(span.mean or 0.0, p[i], tost_p[i], alpha))
+        word, reason = _allowed(word, span, tested, len(outcomes), *lost[arm], counts[arm][MISSING])
+        flip_p, flip_least = sign_flip(d) if tested else (None, None)
+        advise = word == UNDECIDED and tested and not any(lost[arm])
+        found[arm] = Verdict(
+            word,
+            reason,
+            span,
+            p=raw[arm][0],
+            p_adjusted=float(p[i]) if tested else None,
+            tost_p=raw[arm][1],
+            tost_adjusted=float(tost_p[i]) if tested else None,
+            flip_p=flip_p,
+            flip_least=flip_least,
+            seeds=seeds_to_decide(span.sd or 0.0, delta, alpha, m=len(arms)) if advise else None,
+            arm_diverged=lost[arm][0],
+            baseline_diverged=lost[arm][1],
+            missing=counts[arm][MISSING],
+        )
     return found
 
 
-def _raw_p(d: NDArray[Any], delta: float) -> tuple[float, float]:
-    """p of the t test and of TOST; NaN where there is nothing to test."""
+def _raw_p(d: NDArray[Any], delta: float) -> tuple[float | None, float | None]:
+    """p of the t test and of TOST; None where there is nothing to test."""
     if len(d) < 2 or np.std(d, ddof=1) < ROUNDING:
         # the same scores for every seed are the same training; any other constant means that seeds change nothing
         same = len(d) > 1 and np.abs(d).max() < ROUNDING
-        return (1.0, 0.0) if same else (float("nan"), float("nan"))
+        return (1.0, 0.0) if same else (None, None)
     return float(difference_p(d)), float(equivalence_p(d, delta))
 
 
+def _usable(
+    raw: tuple[float | None, float | None], d: NDArray[Any], arm_lost: int, baseline_lost: int
+) -> tuple[float, float]:
+    """The p that Holm's family gets: 1 where there is none, and where lost pairs could have made the result."""
+    p, tost_p = (1.0 if value is None else value for value in raw)
+    mean = d.mean() if len(d) else 0.0
+    if (arm_lost and mean > 0) or (baseline_lost and mean < 0):
+        p = 1.0
+    return p, 1.0 if arm_lost or baseline_lost else tost_p
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
 def _allowed(
-    word: str, span: Interval, testable: bool, planned: int, arm_lost: int, baseline_lost: int, missing: int
+    word: str, span: Interval, tested: bool, planned: int, arm_lost: int, baseline_lost: int, missing: int
 ) -> tuple[str, str]:
     """The verdict that may be given where tests say `word`, and why it is another one."""
     if planned < 2:
         return NOTHING, "one seed shows no spread, and another may turn the order around"
     if missing:
-        return UNFINISHED, f"{missing} of {planned} pairs are not there yet; numbers so far are no verdict"
+        return UNFINISHED, f"{missing} of {planned} pairs {_is(missing)} not there yet; numbers so far are no verdict"
     if not arm_lost and not baseline_lost:
-        if not testable:
+        if not tested:
             return NOTHING, "all seeds give the same difference, so the seed changes nothing"
         return word, "the scores are the baseline's, seed by seed" if span.sd < ROUNDING else ""
     who = [f"the arm diverged in {arm_lost}"] * (arm_lost > 0)
     who += [f"the baseline diverged in {baseline_lost}"] * (baseline_lost > 0)
     reason = f"{' and '.join(who)} of {planned} pairs, which cannot be averaged away"
-    barred = ([BETTER] if arm_lost else []) + ([WORSE] if baseline_lost else [])
-    return (UNDECIDED if word in barred or not testable else word), reason
+    return word, reason

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tamft.errors import InputError
-
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
 
@@ -25,12 +23,14 @@ PATIENCE = 5.0  # seconds in which the Hub has to answer anything at all
 class Source(NamedTuple):
     """A data set of a task: the folder of the cache that it would be in, and the configurations that the task loads.
 
-    `configs` are alternatives, one of which must be there for each entry; an empty entry: any will do.
+    `configs` are alternatives, one of which must be there for each entry; an empty entry: any will do. Not `sure`: the
+    task loads its data with code of its own, and this is only what its metadata says.
     """
 
     path: str
     revision: str
     configs: list[tuple[str, ...]]
+    sure: bool = True
 
     @property
     def folder(self) -> Path:
@@ -53,7 +53,8 @@ class Source(NamedTuple):
         others = {folder.name for folder in self.folder.glob("*/*/*") if folder.is_dir()} - {self.revision}
         has = f"; it has revision {', '.join(sorted(others)[:2])}" if others else ""
         part = "" if not self.cached() else " complete"
-        return f"{self.path} at revision {self.revision} is not{part} in {self.folder.parent}{has}"
+        own = "" if self.sure else " (by its metadata; it is loaded with code of its own)"
+        return f"{self.path} at revision {self.revision} is not{part} in {self.folder.parent}{has}{own}"
 
 
 def parts(tasks: Iterable["AbsTask"]) -> list["AbsTask"]:
@@ -66,7 +67,7 @@ def parts(tasks: Iterable["AbsTask"]) -> list["AbsTask"]:
 
 
 def source(task: "AbsTask") -> Source | None:
-    """What a task loads from the Hub by mteb's ordinary code; None for tasks with code of their own to load data."""
+    """What a task of mteb loads from the Hub; None for tasks from elsewhere, with code of their own to load data."""
     from mteb.abstasks.abstask import AbsTask
     from mteb.abstasks.retrieval import AbsTaskRetrieval
 
@@ -83,7 +84,9 @@ def source(task: "AbsTask") -> Source | None:
             if any(split.get("top_ranked_statistics") for split in (about.descriptive_stats or {}).values()):
                 configs.append((f"{head}top_ranked",))
     elif load is not AbsTask.load_data:
-        return None
+        if not type(task).__module__.startswith("mteb.tasks."):
+            return None
+        return Source(about.dataset["path"], about.revision, [()], sure=False)
     elif "name" in about.dataset:
         configs = [(about.dataset["name"],)]
     else:
@@ -104,9 +107,12 @@ def missing(task: "AbsTask") -> str | None:
 
 def on_disk(task: "AbsTask") -> bool | None:
     """Whether all data of a task is on this machine; None if only loading it can tell."""
-    if missing(task):
+    every = parts([task])
+    found = [source(part) for part in every]
+    if any(s is not None and s.sure and s.missing() for s in found):
         return False
-    return True if all(source(part) or needs_no_data(part) for part in parts([task])) else None
+    known = all(s.sure if s is not None else needs_no_data(part) for s, part in zip(found, every, strict=True))
+    return True if known else None
 
 
 # --- with and without a network ---------------------------------------------------------------------------------------
@@ -195,7 +201,7 @@ def load_data(task: "AbsTask") -> None:
         task.load_data()
         return
     lacking = found.missing()
-    if lacking:
+    if lacking and found.sure:
         raise FileNotFoundError(lacking)
     with _as_online(found):
         task.load_data()
@@ -207,6 +213,8 @@ def _as_online(found: Source) -> Iterator[None]:
     from datasets.packaged_modules.cache import cache
 
     def configs(path: str, *args: object, **kwargs: object) -> list[str]:
+        if path != found.path:
+            return list(originals[0](path, *args, **kwargs))
         return sorted({folder.parts[-3] for folder in found.cached()})
 
     def age(folder: str) -> float:  # `datasets` takes the youngest
@@ -218,15 +226,3 @@ def _as_online(found: Source) -> Iterator[None]:
         yield
     finally:
         loaders.get_dataset_config_names, cache._get_modification_time = originals
-
-
-def check_writable() -> None:
-    """Raise InputError where `datasets` could not keep what it fetches, and take its locks."""
-    import datasets
-
-    folder = Path(datasets.config.HF_DATASETS_CACHE)
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"{place}: cannot be written, and the data sets go there; set HF_HOME to another folder")

@@ -27,6 +27,8 @@ def check_folder(typed: str, folder: Path, files: list[Path]) -> None:
                 f"model {typed!r}: its module {module.get('type')!r} needs Python code that came with the model; "
                 "tamft runs no such code"
             )
+        if module["type"].endswith(("Pooling", "Dense")) and not (folder / module["path"] / "config.json").is_file():
+            raise InputError(f"model {typed!r}: {module['path']}/config.json is missing; copy or save the model again")
     config = _read_json(typed, folder / "config_sentence_transformers.json") or {}
     kind = config.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":

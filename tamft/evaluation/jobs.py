@@ -12,7 +12,7 @@ from tamft.evaluation.options import Options
 from tamft.evaluation.progress import Monitor, Progress, expected_texts
 from tamft.evaluation.results import Results
 from tamft.evaluation.scorer import POLL, Record, Scorer
-from tamft.evaluation.table import labels
+from tamft.evaluation.summary import labels
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask

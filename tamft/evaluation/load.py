@@ -1,5 +1,6 @@
 """From an identity to an encoder that mteb can run, with the prompts that mteb itself would use."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,8 @@ NO_OP = (
     "the ones meant?"
 )
 
+NO_MODULES = "it has no modules.json, so mean pooling is assumed, without prompts: is that how it was trained?"
+
 
 def load(identity: Identity, device: str | None = None, dtype: str | None = None) -> tuple[Any, str | None]:
     """Load a model for mteb.
@@ -26,10 +29,11 @@ def load(identity: Identity, device: str | None = None, dtype: str | None = None
 
     Returns:
         The encoder (an mteb wrapper whose `mteb_model_meta` carries the identity; `.model` is the SentenceTransformer),
-        and a warning, or None: that the adapter leaves its base model's embeddings as they are.
+        and a warning, or None: that the adapter leaves its base model's embeddings as they are, or that the pooling had
+        to be guessed.
 
     Raises:
-        ValueError: the adapter's weights do not fit its base model.
+        ValueError: the adapter's weights do not fit its base model; weights or the tokenizer's vocabulary are missing.
         Exception: whatever sentence-transformers raises for a model it cannot load.
     """
     from transformers.utils import logging
@@ -42,6 +46,7 @@ def load(identity: Identity, device: str | None = None, dtype: str | None = None
         wrapper, warning = _load_folder(identity, device, _precision(dtype))
     if dtype is not None:
         wrapper.model.to(getattr(torch, dtype))  # the other modules, and an adapter's weights
+    _check_tokenizer(wrapper.model)
     wrapper.mteb_model_meta = wrapper.mteb_model_meta.model_copy(
         update={
             "name": identity.name,
@@ -80,6 +85,8 @@ def _load_folder(identity: Identity, device: str | None, precision: dict[str, An
     options: dict[str, Any] = {"device": device, "trust_remote_code": False, "model_kwargs": precision}
     if identity.base is None:
         model = SentenceTransformer(str(identity.folder), **options)
+        _check_all_weights_are_there(model, identity.folder)
+        warning = None if (identity.folder / "modules.json").exists() else NO_MODULES
         wrapper = SentenceTransformerEncoderWrapper(model)
     else:
         if (identity.folder / "modules.json").exists():  # saved by sentence-transformers: pooling and prompts are here
@@ -103,6 +110,50 @@ def _base_prompts(model: "SentenceTransformer", base: Identity) -> dict[str, str
         return None
     prompts: dict[str, str] | None = MODEL_REGISTRY[base.name].loader_kwargs.get("model_prompts")
     return prompts
+
+
+def _check_tokenizer(model: "SentenceTransformer") -> None:
+    """transformers makes an empty tokenizer where it finds no file, and every word becomes the same unknown token."""
+    from transformers import PreTrainedTokenizerBase
+
+    tokenizer = getattr(model, "tokenizer", None)
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ValueError(
+            "its tokenizer knows no words: the vocabulary (tokenizer.json, or what the tokenizer has instead) is "
+            "missing; copy it beside the weights, or save the model again"
+        )
+
+
+def _check_all_weights_are_there(model: "SentenceTransformer", folder: Path) -> None:
+    """transformers only warns of weights that are not in the file, and goes on with random ones."""
+    from safetensors import safe_open
+    from transformers import AutoModel
+
+    if model.transformers_model is None:
+        return
+    file = folder / "model.safetensors"
+    if not file.exists():
+        file = folder / "0_Transformer" / "model.safetensors"
+    if not file.exists():  # in shards, whose index names them all, or in another form
+        return
+    with safe_open(file, framework="pt") as weights:
+        saved = set(weights.keys())
+    names = [name for name, _ in model.transformers_model.named_parameters()]
+    # Names in files have prefixes, and old ones are renamed while loading: whoever looks lost is asked for.
+    if all(_unused(name) or name in saved or any(key.endswith(f".{name}") for key in saved) for name in names):
+        return
+    _, info = AutoModel.from_pretrained(file.parent, output_loading_info=True, trust_remote_code=False)
+    lost = sorted(name for name in info["missing_keys"] if not _unused(name))
+    if lost:
+        raise ValueError(
+            f"{len(lost)} of its weights are not in {file.name}, for example {lost[0]!r}, and would be random; "
+            "save the model again"
+        )
+
+
+def _unused(name: str) -> bool:
+    """BERT's own pooler is made, is often not saved, and no embedding comes through it."""
+    return name.startswith("pooler.") or ".pooler." in name
 
 
 def _check_adapter_fits(model: "SentenceTransformer", identity: Identity) -> None:

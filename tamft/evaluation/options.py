@@ -121,7 +121,7 @@ def check_results(folder: Path) -> None:
     """InputError unless results can be written to `folder`; nothing is made to find out."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--results {str(folder)!r} is a file; give a folder")
-    _check_writable("--results", folder)
+    check_writable("--results", folder)
 
 
 def check_json(json_file: str | os.PathLike[str]) -> None:
@@ -129,16 +129,23 @@ def check_json(json_file: str | os.PathLike[str]) -> None:
     path = Path(json_file)
     if path.exists() and not path.is_file():
         raise InputError(f"--json {str(path)!r} is not an ordinary file; give the name of a file to write")
-    _check_writable("--json", path.absolute().parent)
+    check_writable("--json", path.absolute().parent)
 
 
-def _check_writable(flag: str, folder: Path) -> None:
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
+def check_writable(flag: str, folder: Path) -> None:
+    """InputError unless something can be written to `folder`, or it can be made; nothing is made to find out."""
+    place = existing(folder)
     if not place.is_dir():
         raise InputError(f"{flag}: {str(place)!r} is a file, so nothing can be written below it; give another place")
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"{flag}: {str(place)!r} cannot be written; give another place or change its permissions")
     if shutil.disk_usage(place).free < 1 << 20:
         raise InputError(f"{flag}: the disk of {str(place)!r} is full; free some space or give another place")
+
+
+def existing(path: Path) -> Path:
+    """`path`, or the nearest folder above it that is there."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    return place

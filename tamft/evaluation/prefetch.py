@@ -3,12 +3,15 @@
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import datasets
 from tqdm.auto import tqdm
 
 from tamft.errors import InputError
-from tamft.evaluation.data import check_writable, hub_answers, is_offline, load_data, missing, offline, parts
+from tamft.evaluation.data import hub_answers, is_offline, load_data, offline, on_disk, parts
+from tamft.evaluation.options import check_writable
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -25,18 +28,18 @@ def prefetch(tasks: Sequence["AbsTask"]) -> dict[str, str | None]:
         InputError: something has to be fetched and cannot be: offline mode, no network, a cache that cannot be written.
     """
     every = parts(tasks)
-    wanted = [task for task in every if missing(task)]
+    lacking = [task for task in every if on_disk(task) is False]
+    wanted = [task for task in every if on_disk(task) is not True]  # where only loading can tell, it is tried
+    cut_off = "offline mode (HF_HUB_OFFLINE, HF_DATASETS_OFFLINE) is on" if is_offline() else None
+    if wanted and not cut_off and not hub_answers():
+        cut_off = "the Hub does not answer"
+    if lacking and cut_off:
+        names = f"{', '.join(task.metadata.name for task in lacking[:5])}{' …' if len(lacking) > 5 else ''}"
+        raise InputError(f"{cut_off}, so {names} cannot be fetched; run this where there is a network")
+    if cut_off:
+        wanted = []
     if wanted:
-        check_writable()
-        lacking = f"{', '.join(t.metadata.name for t in wanted[:5])}{' …' if len(wanted) > 5 else ''}"
-        if is_offline():
-            raise InputError(
-                f"offline mode (HF_HUB_OFFLINE, HF_DATASETS_OFFLINE) is on, so {lacking} cannot be fetched"
-            )
-        if not hub_answers():
-            raise InputError(
-                f"the Hub does not answer, so {lacking} cannot be fetched; run this where there is a network"
-            )
+        check_writable("HF_HOME", Path(datasets.config.HF_DATASETS_CACHE))
     print(f"{len(every) - len(wanted)} of {len(every)} data sets are here; fetching {len(wanted)}", file=sys.stderr)
     outcomes: dict[str, str | None] = {}
     with tqdm(total=2 * len(every), unit="step", disable=None, file=sys.stderr) as bar:
@@ -55,8 +58,6 @@ def prefetch(tasks: Sequence["AbsTask"]) -> dict[str, str | None]:
 
 
 def _try(task: "AbsTask", *, online: bool) -> str | None:
-    import datasets
-
     try:
         with offline(not online):
             (datasets.enable_progress_bars if online else datasets.disable_progress_bars)()

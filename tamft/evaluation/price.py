@@ -24,7 +24,7 @@ from tamft.evaluation.calibration import Speed, measure
 from tamft.evaluation.data import load_data, missing, offline, on_disk, parts
 from tamft.evaluation.encoder import Batch
 from tamft.evaluation.load import load
-from tamft.evaluation.options import CPU_TOKENS, GPU_TOKENS
+from tamft.evaluation.options import CPU_TOKENS, GPU_TOKENS, existing
 from tamft.evaluation.rows import Row, print_rows
 from tamft.evaluation.sizes import Size, size
 
@@ -50,6 +50,7 @@ class Price:
     seconds: list[float | None] = field(default_factory=list)
     bytes: float | None = 0.0  # to be fetched
     here: bool | None = True
+    problem: str | None = None  # why it could not be counted although its data is here
 
 
 @dataclass
@@ -106,9 +107,9 @@ def prices(plan: "Plan", tasks: Sequence["AbsTask"]) -> tuple[list[Price], list[
         for done, model, known in zip(stored, models, seen, strict=True):
             if done:
                 tokens, seconds = 0.0, 0.0
-            elif countable and model.wrapper is not None:
+            elif countable and model.wrapper is not None and (counted := _try(price, task, model, known)):
                 price.how = "counted"
-                price.texts, tokens, seconds = _counted(task, model, known)
+                price.texts, tokens, seconds = counted
             else:
                 tokens, seconds = _estimated(estimate, model)
             price.tokens.append(tokens)
@@ -127,10 +128,22 @@ def _load(identity: Any, options: Any) -> Model:
         with offline():  # a model that is not here is not fetched for this
             wrapper, _ = load(identity, options.devices[0], options.dtype)
     except Exception as error:  # noqa: BLE001 - whatever it is, its time cannot be told
-        return Model(problem=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        return Model(problem=_brief(error))
     tokens = options.batch_tokens or (CPU_TOKENS if wrapper.model.device.type == "cpu" else GPU_TOKENS)
     batch = Batch(options.batch_size, "texts") if options.batch_size else Batch(tokens, "tokens")
     return Model(wrapper, measure(wrapper.model, batch))
+
+
+def _try(price: Price, task: "AbsTask", model: Model, seen: set[Any] | None) -> tuple[Any, ...] | None:
+    try:
+        return _counted(task, model, seen)
+    except Exception as error:  # noqa: BLE001 - one broken data set must not cost the others' prices
+        price.problem = _brief(error)
+        return None
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _counted(task: "AbsTask", model: Model, seen: set[Any] | None) -> tuple[int, float | None, float | None]:
@@ -202,7 +215,7 @@ def _estimated(estimate: Size | None, model: Model) -> tuple[float | None, float
 
 def print_price(plan: "Plan", tasks: Sequence["AbsTask"]) -> None:
     """Print the table, the sums, and how sure they are."""
-    from tamft.evaluation.table import labels
+    from tamft.evaluation.summary import labels
 
     found, models = prices(plan, tasks)
     names = list(labels([identity.typed for identity in plan.identities]).values())
@@ -229,9 +242,8 @@ def _notes(
     processes = len(plan.options.devices)
     device = next((m.wrapper.model.device for m in models if m.wrapper is not None), None)
     if device is not None:
-        yield f"time: on {device}, from a calibration just now" + (
-            f"; {processes} processes share it" if processes > 1 else ""
-        )
+        share = f", for one process; {processes} share it" if processes > 1 else ""
+        yield f"time: on {device}, from a calibration just now{share}"
     if "counted" in hows:
         yield "counted: the data is here; the texts are exact, the time mostly within a third"
     if "estimated" in hows:
@@ -241,11 +253,11 @@ def _notes(
     for name, model in zip(names, models, strict=True):
         if model.problem:
             yield f"{name}: cannot be loaded here without a network, so its time is unknown ({model.problem})"
+    for price in found:
+        if price.problem:
+            yield f"{price.task}: cannot be scored as it is ({price.problem})"
     if fetch:
-        place = Path(datasets.config.HF_DATASETS_CACHE).absolute()
-        while not place.exists():
-            place = place.parent
-        free = shutil.disk_usage(place).free
+        free = shutil.disk_usage(existing(Path(datasets.config.HF_DATASETS_CACHE))).free
         yield f"disk: about {_size(fetch)} to fetch, {_size(free)} free" + (" - NOT ENOUGH" if free < fetch else "")
     yield "nothing was downloaded, and no result was written"
 

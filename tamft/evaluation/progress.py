@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm.auto import tqdm
 
+from tamft.evaluation.data import needs_no_data
+from tamft.evaluation.sizes import size
+
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
 
@@ -78,21 +81,6 @@ class Progress:
 
 
 def expected_texts(task: "AbsTask") -> int | None:
-    """About how many distinct texts scoring a task encodes, by mteb's statistics of its data; None: unknown."""
-    if task.is_aggregate:
-        return sum(expected_texts(part) or 0 for part in task.metadata.tasks) or None
-    stats = task.metadata.descriptive_stats or {}
-    total = 0
-    for split in task.eval_splits:
-        whole: Any = stats.get(split, {})
-        parts = whole.get("hf_subset_descriptive_stats") or {}
-        chosen = [parts[subset] for subset in task.hf_subsets if subset in parts] or [whole]
-        total += sum(_texts(part) for part in chosen)
-    return total or None
-
-
-def _texts(stats: Mapping[str, Any]) -> int:
-    unique = [
-        v["unique_texts"] for k, v in stats.items() if "text" in k and isinstance(v, dict) and "unique_texts" in v
-    ]
-    return int(sum(unique) or stats.get("num_samples", 0))
+    """About how many distinct texts scoring a task encodes; None where its data would have to be read to know."""
+    known = None if needs_no_data(task) else size(task)
+    return known.texts if known else None

@@ -86,7 +86,7 @@ class Results(ResultCache):
         """PROVENANCE_KEYS of a stored result (None each where mteb made it)."""
         found: dict[str, Any] = {}
         path = self.path(identity, task)
-        for entry in _provenance_lines(path.parent / PROVENANCE):
+        for entry in provenance_lines(path.parent / PROVENANCE):
             if entry.get("task") == task.metadata.name:
                 found = entry
         return {key: found.get(key) for key in PROVENANCE_KEYS}
@@ -115,7 +115,7 @@ class Results(ResultCache):
 
     def _remember(self, target: Path, task: str, provenance: dict[str, Any]) -> None:
         file = target.parent / PROVENANCE
-        lines = [entry for entry in _provenance_lines(file) if entry.get("task") != task]
+        lines = [entry for entry in provenance_lines(file) if entry.get("task") != task]
         lines.append({"task": task, **provenance})
         write_atomically(file, "".join(json.dumps(line) + "\n" for line in lines))
 
@@ -153,7 +153,8 @@ def _difference(stored: TaskResult, task: "AbsTask") -> str | None:
     return None
 
 
-def _provenance_lines(file: Path) -> list[dict[str, Any]]:
+def provenance_lines(file: Path) -> list[dict[str, Any]]:
+    """The entries of a PROVENANCE file; none if it is not there."""
     lines = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
         try:

@@ -70,11 +70,11 @@ def evaluate(
 
     Returns:
         Records, in the order models × tasks × (split, subset), with the keys model (as typed), name, revision, task,
-        split, subset, metric, main_score (None unless ok), reason, status ("ok", "failed", "missing"), mteb_version,
-        dataset_revision, device, dtype, batch, batch_unit ("tokens" or "texts"), seconds (mteb's time for the task,
-        loading apart; for all its splits and subsets together), command, overlap ({texts, of}: test texts that are in
-        the model's training data, see `tamft.evaluation.overlap`; None: not known). For a stored score, mteb_version to
-        overlap are those of the run that made it.
+        type, split, subset, metric, main_score (None unless ok), reason, status ("ok", "failed", "missing"),
+        mteb_version, dataset_revision, device, dtype, batch, batch_unit ("tokens" or "texts"), seconds (mteb's time for
+        the task, loading apart; for all its splits and subsets together), command, overlap ({texts, of}: test texts
+        that are in the model's training data, see `tamft.evaluation.overlap`; None: not known). For a stored score,
+        mteb_version to overlap are those of the run that made it.
 
     Raises:
         InputError: anything that can be known before the work begins; nothing has been written then.
@@ -238,6 +238,8 @@ def main(argv: Sequence[str]) -> int:
     quiet_libraries()
     command = shlex.join(["tamft", "eval", *argv])
     if args.json is not None:
+        if args.dry_run:
+            raise InputError("--json is for scores, and --dry_run writes nothing: give one of them")
         check_json(args.json)
     source = {key: getattr(args, key) for key in ("tasks", "suite", "languages", "task_types")}
     how = {key: getattr(args, key) for key in ("batch_tokens", "batch_size", "dtype", "cache_mb", "other_versions")}

@@ -131,7 +131,8 @@ class Scorer:
         if outdated:
             self._say(task, f"{outdated}; scoring again")
         self.earlier = None if outdated else self.cache.provenance(self.identity, task)["warning"]
-        self.cache.describe = self._provenance
+        of = {"model": self.identity.typed, "type": str(task.metadata.type)}  # for `tamft report`: nobody else knows
+        self.cache.describe = lambda: self._provenance() | of
         try:
             mteb.evaluate(
                 self.wrapper,
@@ -218,6 +219,7 @@ class Scorer:
             "name": self.identity.name,
             "revision": self.identity.revision,
             "task": task.metadata.name,
+            "type": str(task.metadata.type),
             "split": split,
             "subset": subset,
             "metric": task.metadata.main_score,

@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,8 @@ def read_suite(suite: str) -> dict[str, Any]:
         path = suite_folder() / f"{suite}.yaml"
     elif is_suite_file(suite):
         path = Path(suite)
+    elif suite.endswith((".yaml", ".yml")):
+        raise InputError(f"suite {suite!r}: there is no such file")
     else:
         raise InputError(f"unknown suite {suite!r}; there are {', '.join(suite_names())}, or give a .yaml file")
     content = read_yaml(path, f"suite {suite!r}")
@@ -84,7 +87,7 @@ def check_revisions(suite: str, content: Mapping[str, Any], tasks: Mapping[str, 
                     f"task {entry['name']!r}: the suite means revision {entry['revision']!r} of the data, this "
                     f"installation has {revision_of(task)!r}; their scores must not be mixed"
                 )
-    if differing:
+    if differing and parent_process() is None:  # once, not by every worker again
         import mteb
 
         print(

@@ -173,6 +173,8 @@ def _task(
 def _nearest(name: str, known: Iterable[str]) -> str:
     if Path(name).exists():
         return "this is a path: models come before --tasks"
+    if name.endswith((".yaml", ".yml")):
+        return "there is no such file"
     by_lower = {k.lower(): k for k in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
     if not close:

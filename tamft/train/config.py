@@ -13,7 +13,7 @@ from tamft import registry
 from tamft.errors import InputError
 from tamft.hf.parsing import StrictParser
 from tamft.registry import nearest
-from tamft.train.shipped import find_config
+from tamft.train.shipped import configs, find_config, recipe_of
 from tamft.yaml_file import read_yaml
 
 # Trainer's defaults are for long runs: a recipe of 100 steps would never log, and a NaN would be averaged away.
@@ -77,7 +77,8 @@ def _yaml_tokens(path: Path, fields: dict[str, Action]) -> list[str]:
     for raw_key, value in content.items():
         key = str(raw_key).replace("-", "_")
         if key not in fields or key in ("config", "help"):
-            raise InputError(f"{path}: {raw_key!r} is not an option{nearest(key, fields)}")
+            shipped = f" This is a config of {recipe_of(path)}." if path in configs().values() else ""
+            raise InputError(f"{path}: {raw_key!r} is not an option{nearest(key, fields)}{shipped}")
         tokens += _tokens(path, fields[key], key, value)
     return tokens
 

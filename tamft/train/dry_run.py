@@ -6,21 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from tamft.train import config, estimate
 
 SAMPLE = 1000  # rows whose tokens are counted
-GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Work:
     """What a recipe knows when model and data are ready.
 
-    lengths: column -> tokens of its texts (a sample), uncut. limit: tokens after which texts are cut. forward: a forward
-    pass over that many copies of a row -> (output, padded tokens). loss: of sentence-transformers, or None.
+    lengths: column -> tokens of its texts (a sample), uncut. limit: tokens after which texts are cut.
+    forward: a forward pass over that many copies of a row -> (the tensor that the loss reads, padded tokens).
+    loss: of sentence-transformers, or None.
     """
 
     argv: Sequence[str]
@@ -31,7 +30,7 @@ class Work:
     what: str
     lengths: Mapping[str, Sequence[int]]
     limit: int | None
-    forward: Callable[[int], tuple[Any, int]]
+    forward: Callable[[int], tuple[torch.Tensor, int]]
     loss: Any = None
 
 
@@ -48,10 +47,10 @@ def pairs(argv: Sequence[str], options: Any, args: Any, model: Any, data: Any, l
     }
     text = max((texts[column][0] for column in texts), key=len)
 
-    def forward(count: int) -> tuple[Any, int]:
+    def forward(count: int) -> tuple[torch.Tensor, int]:
         inputs = model.preprocess([text] * count)
         inputs = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in inputs.items()}
-        return model(inputs), inputs["input_ids"].numel()
+        return model(inputs)["sentence_embedding"], inputs["input_ids"].numel()
 
     what = f"{len(dataset)} {data.kind} from {', '.join(data.columns)}"
     return Work(argv, (options, args), args, model, len(dataset), what, lengths, model.max_seq_length, forward, loss)
@@ -63,9 +62,9 @@ def classified(argv: Sequence[str], options: Any, args: Any, model: Any, tokeniz
     lengths = [len(ids) for ids in rows.select(chosen)["input_ids"]]
     first = tokenizer.pad({key: [rows[chosen[0]][key]] for key in ("input_ids", "attention_mask")}, return_tensors="pt")
 
-    def forward(count: int) -> tuple[Any, int]:
+    def forward(count: int) -> tuple[torch.Tensor, int]:
         inputs = {key: value.repeat(count, 1).to(model.device) for key, value in first.items()}
-        return model(**inputs), inputs["input_ids"].numel()
+        return model(**inputs).logits, inputs["input_ids"].numel()
 
     what = f"{len(rows)} rows, already cut"
     return Work(argv, (options, args), args, model, len(rows), what, {"text": lengths}, None, forward)
@@ -74,10 +73,15 @@ def classified(argv: Sequence[str], options: Any, args: Any, model: Any, tokeniz
 def report(work: Work) -> str:
     """The text. Raises InputError for options that the optimizer refuses; writes nothing."""
     args, model = work.args, work.model.train()
+    if next(model.parameters()).device.type != args.device.type:  # 4-bit weights cannot be moved, and are there already
+        model.to(args.device)
     steps = estimate.count_steps(args, work.rows)
     trained, total = estimate.parameters(model)
     lines = ["dry run: nothing is written", "", "options that are set", *_options(work), ""]
-    lines.append(f"model      {trained:,} of {total:,} parameters are trained ({trained / total:.2%})")
+    used = estimate.reached(work.forward(1)[0])
+    idle = trained - sum(p.numel() for p in used)
+    note = f"; {idle:,} of them get no gradient, because the loss does not read them" if idle else ""
+    lines.append(f"trained    {trained:,} of {total:,} parameters ({trained / total:.2%}){note}")
     lines.append(f"data       {work.what}")
     lines.append(f"tokens     {_tokens(work)}")
     lines.append(
@@ -95,7 +99,7 @@ def report(work: Work) -> str:
             else "negatives  none: this loss reads scores"
         )
     lines.append(f"steps      {steps.total} ({steps.per_epoch} in an epoch), {steps.warmup} of them warm-up")
-    return "\n".join([*lines, "", *_memory(work)])
+    return "\n".join([*lines, "", *_memory(work, used)])
 
 
 def _options(work: Work) -> list[str]:
@@ -108,42 +112,43 @@ def _options(work: Work) -> list[str]:
 
 
 def _tokens(work: Work) -> str:
-    lengths = np.concatenate([np.asarray(found) for found in work.lengths.values()])
-    text = f"mean {lengths.mean():.0f}, 95 % up to {np.percentile(lengths, 95):.0f}"
-    cut = np.minimum(lengths, work.limit or lengths.max())
+    lengths = torch.tensor([length for found in work.lengths.values() for length in found], dtype=torch.float64)
+    text = f"mean {lengths.mean():.0f}, 95 % up to {lengths.quantile(0.95):.0f}"
+    cut = lengths.clamp(max=work.limit) if work.limit else lengths
     if work.limit:
-        text += f", {(lengths > work.limit).mean():.1%} cut at {work.limit}"
+        text += f", {(lengths > work.limit).double().mean():.1%} cut at {work.limit}"
     sample = len(lengths) // len(work.lengths)
     whole = f"{sample} rows" if sample < work.rows else "all rows"
     return f"{text} (a text, of {whole}); {cut.mean() * len(work.lengths) * work.rows:,.0f} in an epoch"
 
 
-def _memory(work: Work) -> list[str]:
+def _memory(work: Work, used: Sequence[torch.nn.Parameter]) -> list[str]:
     args, model = work.args, work.model
-    trainable = [p for p in model.parameters() if p.requires_grad]
     # Trainer's own flag, or accelerate's config
     sharded = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     shards = args.world_size if sharded else 1
     exact = {
         "weights": sum(p.numel() * p.element_size() for p in model.parameters()) / shards,
-        "gradients": sum(p.numel() * p.element_size() for p in trainable) / shards,
-        "optimizer state": estimate.state_bytes(args, model) / shards,
+        "gradients": sum(p.numel() * p.element_size() for p in used) / shards,
+        "optimizer state": estimate.state_bytes(args, model, used) / shards,
     }
-    found = estimate.activations(work.forward, args)
+    found = estimate.activations(model, work.forward, args)
     if args.gradient_checkpointing:
         found = estimate.checkpointed(found, model)
     at_once = estimate.tokens_at_once(work.loss, work.lengths, args.per_device_train_batch_size, work.limit)
     rough = found.fixed + found.per_token * at_once
     lines = ["memory of each process"]
-    lines += [f"  {name:<16} {size / GIB:9.3f} GiB" for name, size in exact.items()]
+    lines += [f"  {name:<16} {_size(size)}" for name, size in exact.items()]
     lines.append(
-        f"  {'activations':<16} {rough / GIB:9.3f} GiB   rough estimate: what a forward pass of two rows keeps, scaled to "
+        f"  {'activations':<16} {_size(rough)}   rough estimate: what a forward pass of two rows keeps, scaled to "
         f"{at_once:,.0f} padded tokens at once"
     )
-    lines.append(
-        f"  {'sum':<16} {(sum(exact.values()) + rough) / GIB:9.3f} GiB   "
-        "and what kernels, libraries and fragmentation take"
-    )
+    whole = sum(exact.values()) + rough
+    lines.append(f"  {'sum':<16} {_size(whole)}   and what kernels, libraries and fragmentation take")
     if args.device.type == "cuda":
-        lines.append(f"  {'this GPU':<16} {torch.cuda.get_device_properties(args.device).total_memory / GIB:9.3f} GiB")
+        lines.append(f"  {'this GPU':<16} {_size(torch.cuda.get_device_properties(args.device).total_memory)}")
     return lines
+
+
+def _size(size: float) -> str:
+    return f"{size / 2**30:8.2f} GiB" if size >= 2**30 else f"{size / 2**20:8.2f} MiB"

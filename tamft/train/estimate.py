@@ -1,7 +1,7 @@
 """`--dry_run true`: what a run would do, and what it would need, before it writes anything.
 
-Exact: trainable weights, their gradients, optimizer state, batches, steps, negatives. Estimated, and said so: tokens (from
-a sample of the rows) and activations (measured on two rows, scaled to the batch).
+Exact: trainable weights, their gradients, optimizer state, batches, steps, negatives. Estimated, and said so: tokens
+(from a sample of the rows) and activations (measured on two rows, scaled to the batch).
 """
 
 import math
@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import Trainer
 
@@ -93,8 +92,23 @@ def parameters(model: torch.nn.Module) -> tuple[int, int]:
     return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
 
 
-def state_bytes(args: Any, model: torch.nn.Module) -> int:
-    """Bytes of the optimizer's state over the trainable weights of `model`.
+def reached(output: torch.Tensor) -> list[torch.nn.Parameter]:
+    """The weights that get a gradient from `output`; BERT's pooler, for one, gets none from a mean of its tokens."""
+    found: dict[int, torch.nn.Parameter] = {}
+    seen, todo = set(), [output.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (weight := getattr(node, "variable", None)) is not None:
+            found[id(weight)] = weight
+        todo += [parent for parent, _ in node.next_functions]
+    return list(found.values())
+
+
+def state_bytes(args: Any, model: torch.nn.Module, weights: Sequence[torch.nn.Parameter]) -> int:
+    """Bytes of the optimizer's state over `weights` of `model`: those that get a gradient.
 
     The optimizer takes a step over two small matrices, which tells its bytes per number and per tensor: exact where the
     state has the shape of the weights, an upper bound where it is factored (adafactor).
@@ -111,8 +125,7 @@ def state_bytes(args: Any, model: torch.nn.Module) -> int:
     counts = [math.prod(shape) for shape in SHAPES]
     per_number = (large - small) / (counts[1] - counts[0])
     per_tensor = small - per_number * counts[0]
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    return round(per_number * sum(p.numel() for p in trainable) + per_tensor * len(trainable))
+    return round(per_number * sum(p.numel() for p in weights) + per_tensor * len(weights))
 
 
 def _state_of(cls: Any, kwargs: dict[str, Any], shape: tuple[int, int], device: torch.device) -> int:
@@ -123,31 +136,32 @@ def _state_of(cls: Any, kwargs: dict[str, Any], shape: tuple[int, int], device: 
     return record.state_bytes(optimizer)
 
 
-def activations(run: Callable[[int], tuple[Any, int]], args: Any) -> Activations:
-    """Measure what a forward pass keeps, under the autocast of `args`, and how it grows.
+def activations(model: torch.nn.Module, run: Callable[[int], tuple[Any, int]], args: Any) -> Activations:
+    """Measure what a forward pass keeps beside the weights, under the autocast of `args`, and how it grows.
 
     Args:
         run: makes a forward pass over as many copies of a row as it is told, returns (output, padded tokens).
     """
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-    kind = args.device.type
+    kind = next(model.parameters()).device.type
     kept, tokens = [], []
     for rows in (1, 2):
         with torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            size, count = _kept(run, rows)
+            size, count = _kept(model, run, rows)
         kept.append(size)
         tokens.append(count)
     per_token = (kept[1] - kept[0]) / (tokens[1] - tokens[0])
     return Activations(max(kept[0] - per_token * tokens[0], 0.0), per_token)
 
 
-def _kept(run: Callable[[int], tuple[Any, int]], rows: int) -> tuple[int, int]:
-    """Bytes that autograd holds after a forward pass, parameters left out, and the pass's padded tokens."""
+def _kept(model: torch.nn.Module, run: Callable[[int], tuple[Any, int]], rows: int) -> tuple[int, int]:
+    """Bytes that autograd holds after a forward pass, weights left out, and the pass's padded tokens."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     held: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):
-            storage = tensor.untyped_storage()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
             held[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -169,9 +183,9 @@ def checkpointed(found: Activations, model: torch.nn.Module) -> Activations:
 
 def longest_of(lengths: Sequence[int], rows: int) -> float:
     """Expected length of the longest of `rows` texts drawn from `lengths`: what a batch is padded to."""
-    ordered = np.sort(np.asarray(lengths, dtype=float))
-    below = np.arange(len(ordered) + 1) / len(ordered)
-    return float((ordered * np.diff(below**rows)).sum())
+    count = len(lengths)
+    chances = (((i + 1) / count) ** rows - (i / count) ** rows for i in range(count))
+    return sum(length * chance for length, chance in zip(sorted(lengths), chances, strict=True))
 
 
 def tokens_at_once(loss: Any, lengths: Mapping[str, Sequence[int]], rows: int, limit: int | None) -> float:

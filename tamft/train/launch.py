@@ -32,10 +32,10 @@ shipped config or the path of a YAML file, which holds defaults: the command lin
   --accelerate_config NAME          {presets}, or a file: `accelerate config` makes one
 
   tamft train encoder_pairs --config minilm_banking77 --train_file pairs.jsonl --output_dir runs/a --optim adatamw
-  tamft train llm_lora --config qwen3_embedding_0.6b --output_dir runs/b --dry_run true   (memory, steps, negatives; stops)
+  tamft train llm_lora --config qwen3_embedding_0.6b --output_dir runs/b --dry_run true   steps, negatives, memory
   tamft train llm_lora --config qwen3_embedding_0.6b --output_dir runs/b --accelerate_config ddp --num_processes 4
   tamft train encoder_pairs --help     all options of a recipe
-  tamft recipes ls                     what each config trains, on which data and hardware; `tamft recipes cp` copies one
+  tamft recipes ls                     what each config trains, on which data and hardware; cp NAME copies one
 exit codes: 0 complete · 1 failed or diverged · 2 bad input, nothing written · 130 interrupted · 143 ended by SIGTERM
 """
 
@@ -131,8 +131,11 @@ def _accelerate_config(name: str | None) -> tuple[Path, dict[str, Any]] | None:
 
     if name is None and not Path(default_config_file).is_file():
         return None
-    path = find_preset(name) if name is not None else Path(default_config_file)
-    content = read_yaml(path, f"--accelerate_config {path}")
+    try:
+        path = find_preset(name) if name is not None else Path(default_config_file)
+        content = read_yaml(path, f"--accelerate_config {path}")
+    except InputError as error:
+        raise InputError(f"{error}; make one: accelerate config") from error
     if not isinstance(content, dict):
         raise InputError(f"--accelerate_config {path}: is not a config of accelerate; make one: accelerate config")
     return path, content

@@ -33,6 +33,8 @@ def save_model(trainer: "PairsTrainer", finish: Callable[[Path], None] | None = 
             for stale in (fresh, old, folder / f"{MODEL_DIR}{REJECTED}"):
                 shutil.rmtree(stale, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()
+        if trainer.is_fsdp_enabled:  # with SHARDED_STATE_DICT Trainer saves no model
+            trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         trainer.save_model(str(fresh), _internal_call=True)
         trainer.accelerator.wait_for_everyone()
         if finish is not None:

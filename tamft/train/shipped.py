@@ -83,5 +83,5 @@ def _find_yaml(name: str, known: dict[str, Path], flag: str, what: str) -> Path:
         return known[bare]
     raise InputError(
         f"{flag} {name}: no such file and no shipped {what} of that name{nearest(bare, known)} "
-        "`tamft recipes ls` lists them"
+        "List them: tamft recipes ls"
     )

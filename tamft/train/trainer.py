@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformerTrainer
+from transformers import Trainer
 
 from tamft.errors import InputError
 from tamft.hf.resume import is_over
-from tamft.train import lora
+from tamft.train import lora, sharded
 from tamft.train.batches import Shares
 from tamft.train.failures import Diverged
 from tamft.train.guards import check_trainable
@@ -37,6 +38,10 @@ class PairsTrainer(SentenceTransformerTrainer):
         new = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             check_trainable(kwargs["model"])
+            args = kwargs["args"]
+            if args.world_size > 1 and args.data_seed is None:
+                # Samplers made later, for evaluation, would take the seed of a process: see RunCallback.on_train_begin.
+                args.data_seed = args.seed
             # The card is written from what is known here: no look-ups on the Hub.
             kwargs["model"].model_card_data.local_files_only = True
             super().__init__(**kwargs)
@@ -57,8 +62,17 @@ class PairsTrainer(SentenceTransformerTrainer):
             kwargs = {key: value for key, value in kwargs.items() if key not in ("params", "model", "optimizer_dict")}
             cls([torch.nn.Parameter(torch.zeros(1, device=self.args.device))], **kwargs)
 
-    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
-        if lora.has_adapter(self.model):
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:  # Trainer asks all processes; the gathered weights are in the main one
+            with sharded.whole(self.model, state_dict):
+                super()._save(output_dir, state_dict)
+
+    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:  # Trainer's own: sentence-transformers' takes no shards
+            Trainer._load_from_checkpoint(self, checkpoint_path, model)
+        elif lora.has_adapter(self.model):
             lora.load_weights(self.model, Path(checkpoint_path))
         else:
             super()._load_from_checkpoint(checkpoint_path)

@@ -7,7 +7,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-MODULES = ("common", "contenders", "memory", "tensors", "work", "chart", "step", "train", "alignment")
+PARTS = ("common", "contenders", "memory", "tensors", "work", "chart")
+MODULES = (*PARTS, "step", "train", "alignment", "llm", "evaluation")
 
 
 @pytest.fixture(scope="package")

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from tamft.train import run
 from tests.distributed.spawn import run as spawn
+from tests.distributed.spawn import shards_on_cpu
 from tests.recipes.conftest import make_rows
 from tests.recipes.program import load_recipe
 
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.slow
 COMMON = ["--optim", "tam", "--learning_rate", 0.05, "--logging_steps", 1, "--save_strategy", "no", "--use_cpu", "true"]
 COMMON += ["--disable_tqdm", "true", "--num_train_epochs", 2, "--gather_across_devices", "true"]
 KEPT = ["--save_total_limit", 9]
+SHARDS = ["--fsdp", "full_shard", "--fsdp_config", '{"version": 2, "transformer_layer_cls_to_wrap": ["BertLayer"]}']
 LORA = ["--lora_r", 4]
 RUNS = {
     "ranking": ("encoder_pairs", []),
@@ -32,9 +34,11 @@ RUNS = {
         "llm_lora",
         ["--optim", "adamw_msam", "--max_steps", 5, "--resume_from_checkpoint", "saved/checkpoint-2"],
     ),
+    "sharded": ("encoder_pairs", SHARDS),
+    "sharded adapters": ("llm_lora", [*SHARDS, *LORA, "--learning_rate", 0.5, "--save_merged", "true"]),
 }
 
-SAME = [name for name in RUNS if name not in ("uneven", "saved", "resumed")]
+SAME = [name for name in RUNS if name not in ("uneven", "saved", "resumed") and "sharded" not in name]
 ALONE = [*SAME, "uneven"]
 
 
@@ -60,7 +64,8 @@ def runs(tiny_model, tmp_path_factory):
         (folder / f"rows{count}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     todo = folder / "runs.json"
     todo.write_text(json.dumps([flags(name, folder / "two", tiny_model, 4) for name in RUNS]))
-    assert spawn("recipes", 2, str(todo)) == [[0] * len(RUNS)] * 2
+    # shards in the last run; dropout's random numbers differ between the processes
+    assert spawn("recipes", 2, str(todo)) == [([0] * len(RUNS), True, 42 + rank) for rank in (0, 1)]
     for name in ALONE:
         recipe, words = flags(name, folder / "one", tiny_model, 8)
         assert run.command(load_recipe(recipe).main, words) == 0, name
@@ -106,3 +111,13 @@ def test_adapters_go_on_with_the_same_bits(runs):
     assert resumed["loss"] == saved["loss"]
     for key, value in expected["adapter_model.safetensors"].items():
         assert torch.equal(weights["adapter_model.safetensors"][key], value), key
+
+
+@shards_on_cpu
+def test_shards_are_saved_whole(runs):
+    for name, alone in (("sharded", "ranking"), ("sharded adapters", "adapters")):
+        ((record, weights),), (_, (_, expected)) = runs[name], runs[alone]
+        assert record["checks"]["not_checked"].startswith("sharded weights")
+        assert record["checks"]["embeddings_changed"] > 1e-2
+        for file, tensors in expected.items():
+            assert all(torch.allclose(weights[file][key], value, atol=1e-5) for key, value in tensors.items()), name

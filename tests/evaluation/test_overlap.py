@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from tamft import fingerprints
 from tamft.evaluation import overlap
 from tamft.evaluation.identity import identify
-from tamft.evaluation.table import notes
+from tamft.evaluation.summary import notes
 from tests.evaluation.adapters import save_adapter
 from tests.evaluation.tiny_tasks import PAIRS
 

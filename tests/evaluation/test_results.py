@@ -88,16 +88,12 @@ def constant(model):
 
 
 @pytest.mark.filterwarnings("ignore:An input array is constant")
-def test_a_model_that_tells_no_two_texts_apart(score, constant, capsys):
-    import mteb
-    from mteb.mocks import MockRetrievalTask  # a metric that is defined all the same
-
-    sts, *retrieval = score(constant, tasks=[tiny_tasks.TinySTS(), MockRetrievalTask()])
-    assert sts["main_score"] is None
-    for record in (sts, *retrieval):
+def test_a_model_that_tells_no_two_texts_apart(score, constant):
+    sts, retrieval = score(constant, tasks=["TinySTS", "EmbeddedRetrieval"])  # the second has a score all the same
+    for record in (sts, retrieval):
         assert "are equal: the model tells no two texts apart" in record["reason"]
-    assert {r["status"] for r in retrieval} == {"ok"}
-    assert mteb.__version__ == sts["mteb_version"]
+    assert (sts["status"], sts["main_score"]) == ("failed", None)
+    assert (retrieval["status"], retrieval["main_score"] is not None) == ("ok", True)
 
 
 def test_embeddings_that_are_no_numbers_fail_the_task(score, model):
@@ -123,7 +119,7 @@ class Long(tiny_tasks.TinySTS):
 
 @pytest.mark.parametrize("options", [{}, {"batch_size": 8}])
 def test_truncation_is_reported_every_time(score, tiny_model, options):
-    from tamft.evaluation.table import notes
+    from tamft.evaluation.summary import notes
 
     records = score(tiny_model, tasks=[Long(), "TinySTS"], **options)
     said = "50% of the texts are longer than the model's 32 tokens and were cut off"

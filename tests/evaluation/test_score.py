@@ -15,7 +15,7 @@ from tests.evaluation.tiny_tasks import PAIRS
 pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
 KEYS = [
-    *("model", "name", "revision", "task", "split", "subset", "metric", "main_score", "reason", "status"),
+    *("model", "name", "revision", "task", "type", "split", "subset", "metric", "main_score", "reason", "status"),
     *("mteb_version", "dataset_revision", "device", "dtype", "batch", "batch_unit", "seconds", "command", "overlap"),
 ]
 
@@ -52,6 +52,7 @@ def test_a_record(score, tiny_model):
         "model": str(tiny_model),
         "name": "local/model",
         "task": "TinySTS",
+        "type": "STS",
         "split": "test",
         "subset": "default",
         "metric": "cosine_pearson",

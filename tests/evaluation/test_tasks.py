@@ -40,6 +40,13 @@ def test_a_path_among_the_tasks_is_explained(tmp_path):
         get_tasks(["STS13", str(tmp_path)])
 
 
+def test_a_suite_file_that_is_not_there():
+    with pytest.raises(InputError, match=r"unknown task 'mine.yaml'; there is no such file"):
+        get_tasks(["mine.yaml"])
+    with pytest.raises(InputError, match=r"suite 'mine.yaml': there is no such file"):
+        get_tasks(suite="mine.yaml")
+
+
 def test_order_is_kept_and_doubles_are_dropped():
     assert names(get_tasks(["STS13", "Banking77Classification", "STS13"])) == ["STS13", "Banking77Classification"]
 

@@ -48,13 +48,23 @@ def call(name, *flags):
 
 
 def test_every_yaml_of_the_tree_has_a_test():
-    found = {path for path in (ROOT / "recipes").rglob("*.y*ml")}
+    found = set((ROOT / "recipes").rglob("*.y*ml"))
     assert found == {*CONFIGS.values(), *shipped.presets().values()}
     assert {path.parent.name for path in CONFIGS.values()} == set(shipped.RECIPE_OF)
     assert set(shipped.RECIPE_OF.values()) == set(shipped.recipes())
     assert sum(map(len, BY_RECIPE.values())) == len(CONFIGS)
     for name in CONFIGS:
         assert model_of(name) in MODELS, f"{name}: add its model to tests/recipes/tiny_models.py"
+
+
+def test_the_table_has_all_of_them():
+    text = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    linked = {(ROOT / "recipes" / target).resolve() for target in re.findall(r"\]\(([\w./]+\.(?:yaml|py))\)", text)}
+    assert linked == {*CONFIGS.values(), *shipped.presets().values(), *shipped.recipes().values()}
+    for name, path in CONFIGS.items():
+        row = next(line for line in text.splitlines() if path.name in line)
+        size = re.search(r"([\d.]+ Gi?B)", yaml_head(path).facts["memory"])
+        assert (size[1] if size else "not measured") in row, f"{name}: {row}"
 
 
 def test_names_are_unique():
@@ -88,6 +98,25 @@ def test_two_steps_of_an_embedder(name, tiny_of, tmp_path):
     vectors = tuned.encode_query(["how do i top up my card", "why"])
     assert vectors.shape == (2, 32)
     assert torch.isfinite(torch.tensor(vectors)).all()
+
+
+@pytest.mark.parametrize("name", [*EMBEDDERS, *BY_RECIPE["text_classification"]])
+def test_dry_run(name, tiny_of, tmp_path, capsys):
+    config = read(name)
+    columns = config.get("columns") or [*config.get("text_columns", ["anchor", "positive"])]
+    data = rows_for(tmp_path, columns if "text_columns" not in config else [*columns, config["label_column"]])
+    flags = ["--model", tiny_of(model_of(name)), "--train_file", data, "--output_dir", tmp_path / "run", *QUIET]
+    if "text_columns" in config:
+        flags += ["--eval_file", data]
+    capsys.readouterr()
+    assert call(name, *flags, "--dry_run", "true") == 0
+    out = capsys.readouterr().out
+    rows = config["per_device_train_batch_size"]
+    assert f" = {rows} rows a step" in out
+    if "text_columns" not in config:
+        assert f"negatives  {rows * (len(columns) - 1) - 1} for each anchor" in out
+    assert re.search(rf"learning_rate +{config['learning_rate']} +{name}.yaml", out)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", BY_RECIPE["llm_lora"])

@@ -1,4 +1,4 @@
-"""Tiny random models of the architectures that the configs name: real config class, real tokenizer class, real modules."""
+"""Tiny random models of the architectures that the configs name: real config and tokenizer classes, real modules."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

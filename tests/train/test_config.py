@@ -111,3 +111,23 @@ def test_shipped_names():
         shipped.find_recipe("encoder_pair")
     with pytest.raises(InputError, match="no such file"):
         shipped.find_recipe("mine.py")
+
+
+def test_where_a_value_comes_from(yaml_file):
+    path = yaml_file("learning_rate: 2e-5\nmax-steps: 7\nseed: null\nlogging_steps: 3\n")
+    found = config.origins(["--config", path, "--max-steps=9", "--output-dir", "o"])
+    assert {
+        key: found[key] for key in ("learning_rate", "max_steps", "output_dir", "logging_steps", "save_total_limit")
+    } == {
+        "learning_rate": "c.yaml",
+        "max_steps": "command line",
+        "output_dir": "command line",
+        "logging_steps": "c.yaml",
+        "save_total_limit": "recipe",
+    }
+    assert "seed" not in found
+
+
+def test_a_config_of_another_recipe(parse):
+    with pytest.raises(InputError, match=r"'pooling' is not an option.* This is a config of llm_lora\."):
+        parse("--config", "llama_3.2_1b", "--output_dir", "o")

@@ -85,13 +85,13 @@ def test_mini_batches_do_not_change_the_result(gradients, options):
 
 def test_mini_batches_hold_at_most_so_many_tokens(tiny_model):
     model = SentenceTransformer(str(tiny_model), device="cpu")
-    loss = losses.make_loss(model, "CachedMultipleNegativesRankingLoss", mini_batch_tokens=20)
+    loss = losses.make_loss(model, "CachedMultipleNegativesRankingLoss", mini_batch_tokens=30)
     seen = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(int(inputs[0]["attention_mask"].sum())))
     loss([model.preprocess(ANCHORS), model.preprocess(POSITIVES)], None)
     whole = [int(model.preprocess(texts)["attention_mask"].sum()) for texts in (ANCHORS, POSITIVES)]
     assert sum(seen) == sum(whole) > 40
-    assert max(seen) <= 20
+    assert max(seen) <= 30
 
 
 def test_matryoshka_over_the_cached_loss_is_matryoshka_over_the_plain_one(gradients):
