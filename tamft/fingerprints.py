@@ -101,6 +101,8 @@ def write(fingerprint: Fingerprint, folder: Path) -> Path:
 
 def find(folder: Path) -> Path | None:
     """The file of the model in `folder`: there, or beside run.json one folder up (a checkpoint's); None: none."""
+    if not folder.is_dir():  # a name of the Hub
+        return None
     if (folder / NAME).is_file():
         return folder / NAME
     above = folder.resolve().parent

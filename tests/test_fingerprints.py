@@ -79,6 +79,7 @@ def test_beside_a_checkpoint(tmp_path):
     write(make(TEXTS), tmp_path)
     assert find(checkpoint) is None  # any folder: only that of a run counts
     (tmp_path / "run.json").write_text("{}")
+    assert find(tmp_path / "all-MiniLM-L6-v2") is None  # a name and no folder
     assert find(checkpoint) == tmp_path / NAME
 
 

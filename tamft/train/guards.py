@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # batch give the same bits; another device sums in another order, and merging an adapter rounds each weight once more.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
 TOLERANCE_HALF = 5e-2
+TOLERANCE_4BIT = 0.5  # the merged model has whole weights where training had rounded ones
 # Room for the second copy: weights, and what computing four sentences takes.
 ROOM = 1.3
 
@@ -61,11 +62,14 @@ class Guard:
         Where neither the GPU nor main memory have room for a second copy nothing is compared, and `facts` says so.
         """
         device = self._room()
-        if device is None:
+        try:
+            saved = self._load(folder, device) if device is not None else None
+            found = probes.embed(saved) if saved is not None else None
+        except (torch.OutOfMemoryError, MemoryError):
+            saved = found = None
+        if found is None:
             self.facts["not_checked"] = f"no memory for a second copy of the model: {folder.name} was not loaded again"
             return
-        saved = self._load(folder, device)
-        found = probes.embed(saved)
         self._same_settings(folder, saved)
         del saved
         gc.collect()
@@ -75,10 +79,9 @@ class Guard:
             return
         apart = probes.distance(found, self.trained)
         self.facts["saved_apart"] = max(apart, self.facts["saved_apart"] or 0.0)
-        dtype = next(self.trainer.model.parameters()).dtype
         if probes.distance(found, self.base) <= probes.SAME:
             problem = "gives the embeddings of the base model"
-        elif apart > TOLERANCE.get(dtype, TOLERANCE_HALF):
+        elif apart > self._tolerance():
             problem = f"gives other embeddings than the trained model (they differ by {apart:.2g} of their size)"
         else:
             return
@@ -109,6 +112,14 @@ class Guard:
             "parts get none"
         )
 
+    def _quantization(self) -> Any:
+        return getattr(self.trainer.model.transformers_model.config, "quantization_config", None)
+
+    def _tolerance(self) -> float:
+        if self._quantization():
+            return TOLERANCE_4BIT
+        return TOLERANCE.get(next(self.trainer.model.parameters()).dtype, TOLERANCE_HALF)
+
     def _room(self) -> torch.device | None:
         import psutil
 
@@ -124,15 +135,16 @@ class Guard:
     def _load(self, folder: Path, device: torch.device) -> Any:
         from sentence_transformers import SentenceTransformer
 
-        first = self.trainer.model[0]
         # The type that it was trained in: a base model stored in bf16 gives other numbers than its float32 copy.
-        options = {"dtype": next(self.trainer.model.parameters()).dtype}
-        if quantization := getattr(first.auto_model.config, "quantization_config", None):
+        options: dict[str, Any] = {"dtype": next(self.trainer.model.parameters()).dtype}
+        if quantization := self._quantization():
             options["quantization_config"] = quantization
         try:
             return SentenceTransformer(
                 str(folder), device=str(device), model_kwargs=options, local_files_only=True, trust_remote_code=False
             )
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
         except Exception as error:  # whatever is raised for a model that cannot be loaded
             raise RunError(f"the saved model cannot be loaded: {folder}: {type(error).__name__}: {error}") from error
 

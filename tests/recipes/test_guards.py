@@ -196,5 +196,15 @@ def test_no_room_for_a_second_copy_is_said(recipe, monkeypatch):
     assert checks["not_checked"].startswith("no memory for a second copy")
 
 
+def test_running_out_of_memory_on_the_second_copy_costs_no_model(recipe, monkeypatch):
+    def load(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(guards.Guard, "_load", load)
+    code, _, folder = recipe()
+    assert (code, (folder / "model" / "modules.json").is_file()) == (0, True)
+    assert read(folder)["checks"]["not_checked"].startswith("no memory for a second copy")
+
+
 def test_rounding_of_autocast_does_not_pass_for_training(recipe):
     refused(recipe("--learning_rate", 0, "--bf16", "true"), "changed nothing")

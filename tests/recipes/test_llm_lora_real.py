@@ -47,23 +47,19 @@ def train(*flags):
 @pytest.mark.model
 @pytest.mark.slow
 def test_adapters_make_minilm_better(minilm, data_root, tmp_path, run_python):
-    for optim in ("adatamw", "adamw_torch"):
+    for optim, merged in (("adatamw", "true"), ("adamw_torch", "false")):
         flags = ["--train_file", data_root / PAIRS, "--output_dir", tmp_path / optim, "--optim", optim]
         flags += ["--max_steps", 12, "--warmup_steps", 2, "--per_device_train_batch_size", 24]
-        assert train("--model", minilm, *flags, "--learning_rate", 2e-3, "--save_merged", "true") == 0
+        assert train("--model", minilm, *flags, "--learning_rate", 2e-3, "--save_merged", merged) == 0
     adapter = sum(p.numel() for p in load_file(tmp_path / "adatamw" / "model" / "adapter_model.safetensors").values())
     assert adapter <= 0.03 * sum(p.numel() for p in load_file(minilm / "model.safetensors").values())
 
-    folders = [
-        minilm,
-        *(tmp_path / optim / form for optim in ("adatamw", "adamw_torch") for form in ("model", "merged")),
-    ]
+    folders = [minilm, *(tmp_path / name for name in ("adatamw/model", "adatamw/merged", "adamw_torch/model"))]
     out = run_python("-c", PROBE, data_root, *folders, check=True).stdout
-    (base, _), *tuned = [json.loads(line) for line in out.splitlines()]
-    for model, merged in (tuned[:2], tuned[2:]):
-        assert model[0] > base + 0.01
-        assert merged[0] == model[0]
-        assert np.abs(np.array(merged[1]) - model[1]).max() < 1e-5
+    (base, _), (torque, near), (merged, near_merged), (plain, _) = map(json.loads, out.splitlines())
+    assert min(torque, plain) > base + 0.01
+    assert merged == torque
+    assert np.abs(np.array(near_merged) - near).max() < 1e-5
 
 
 @pytest.mark.data
@@ -75,8 +71,8 @@ def test_a_decoder_with_random_weights_learns_until_the_loss_halves(data_root, t
         texts = [json.loads(line)["anchor"] for line in rows]
     model = save_tiny_decoder(tmp_path / kind, kind, texts, vocabulary=2000, hidden=64)
     flags = ["--train_file", data_root / PAIRS, "--output_dir", tmp_path / "run", "--optim", "adatamw", "--lora_r", 0]
-    flags += ["--max_steps", 100, "--warmup_steps", 5, "--per_device_train_batch_size", 32, "--learning_rate", 5e-3]
+    flags += ["--max_steps", 140, "--warmup_steps", 5, "--per_device_train_batch_size", 32, "--learning_rate", 5e-3]
     assert train("--model", model, *flags) == 0
     losses = [value for _, value in read(tmp_path / "run")["loss"]]
     assert losses[0] == pytest.approx(np.log(32), abs=0.4)  # 32 texts to choose from, at random
-    assert losses[-1] < losses[0] / 2
+    assert np.mean(losses[-3:]) < losses[0] / 2

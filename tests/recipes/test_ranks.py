@@ -108,4 +108,4 @@ def test_a_process_that_fails_is_named_and_the_others_end(tiny_model, rows_file,
     assert not (folder / "run.lock").exists()
     if kind == "bug":  # the other process says whose fault it was, and shows no traceback of its own
         assert len([line for line in lines if line.startswith("error: process 1 of 2: KeyError")]) == 1, done.stderr
-        assert not [line for line in lines if line.startswith(("RuntimeError", "torch.dist", "tamft.train"))]
+        assert not [line for line in lines if line.startswith(("RuntimeError", "tamft.train"))]

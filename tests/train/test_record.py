@@ -116,3 +116,19 @@ def test_git_commit(tmp_path, monkeypatch):
     assert len(commit) == 40
     (tmp_path / "f").write_text("2")
     assert record.git_commit() == f"{commit}-dirty"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--optim", "adamw", "--prompts", '{"a": "b"}'], 'tamft train r --optim adamw --prompts \'{"a": "b"}\''),
+        (["--hub_token", "secret", "--seed", "1"], "tamft train r --hub_token=... --seed 1"),
+        (
+            ["--seed", "1", "--push_to_hub_token=secret", "--bf16"],
+            "tamft train r --seed 1 --push_to_hub_token=... --bf16",
+        ),
+        (["--hub_token"], "tamft train r --hub_token=..."),
+    ],
+)
+def test_the_command_without_tokens(words, line):
+    assert record.command_line("r", words) == line
