@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import shutil
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tamft.errors import InputError
@@ -22,15 +24,17 @@ examples:
       its tasks: type, languages, splits, revision of the data, number of texts, on disk or not
   tamft suites prefetch nanobeir
       fetch the data of all its tasks, so that `tamft eval` needs no network; go on after an interruption
+  tamft suites cp example
+      a copy of a suite of one's own, to change: one task from local files of each type that there is
   tamft suites show mine.yaml
-      a suite of your own: the form is in docs/evaluation.md
+      a suite of one's own: the form is in docs/evaluation.md
 
 Exit code: 0 ok, 1 some data could not be fetched or does not load offline, 2 bad input, 130 interrupted.
 """
 
 
 def main(argv: Sequence[str]) -> int:
-    """`tamft suites ls|show|prefetch`. Returns the exit code. Raises InputError."""
+    """`tamft suites ls|show|prefetch|cp`. Returns the exit code. Raises InputError."""
     parser = Parser(
         prog="tamft suites",
         description="Suites of MTEB tasks: what there is, what is in it, and getting its data.",
@@ -38,13 +42,24 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("action", choices=("ls", "show", "prefetch"), metavar="ACTION", help="ls | show | prefetch")
-    parser.add_argument("suite", nargs="?", metavar="NAME", help="a suite's name, or a .yaml file")
+    actions = ("ls", "show", "prefetch", "cp")
+    parser.add_argument("action", choices=actions, metavar="ACTION", help=" | ".join(actions))
+    parser.add_argument(
+        "suite", nargs="?", metavar="NAME", help="a suite's name, or a .yaml file; for cp also: example"
+    )
+    parser.add_argument("destination", nargs="?", metavar="FOLDER", help="where cp copies to (default: here)")
     parser.add_argument("--tasks", nargs="+", metavar="NAME", help="only these (without a suite: any of mteb's)")
     parser.add_argument("--task_types", nargs="+", metavar="TYPE", help="only tasks of these types, for example STS")
     parser.add_argument("--languages", nargs="+", metavar="CODE", help="only subsets in these languages (ISO 639-3)")
     args = parser.parse_words(argv)
     chosen = (args.suite, args.tasks, args.task_types, args.languages)
+    if args.action == "cp":
+        if args.suite is None or any(chosen[1:]):
+            raise InputError("`tamft suites cp NAME [FOLDER]` copies a whole suite, or `example`")
+        print(copy_out(args.suite, args.destination or "."))
+        return 0
+    if args.destination is not None:
+        raise InputError(f"{args.destination!r}: one suite at a time")
     if args.action == "ls":
         if any(chosen):
             raise InputError("`tamft suites ls` takes nothing more; see one suite with `tamft suites show NAME`")
@@ -68,6 +83,28 @@ def main(argv: Sequence[str]) -> int:
         print(f"failed  {name}: {reason}")
     print(f"{len(outcomes) - len(failed)} of {len(outcomes)} data sets are here and load offline")
     return 1 if failed else 0
+
+
+def copy_out(name: str, destination: str) -> Path:
+    """Copy a shipped suite, or the folder of the example, into a folder; returns the new suite file.
+
+    Raises InputError for an unknown name, a folder that is not there, and where something of that name is there.
+    """
+    from tamft.evaluation.suites import suite_folder, suite_names
+
+    folder = Path(destination).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{destination}: there is no such folder")
+    if name not in ("example", *suite_names()):
+        raise InputError(f"nothing to copy is called {name!r}; there are example, {', '.join(suite_names())}")
+    source = suite_folder() / (name if name == "example" else f"{name}.yaml")
+    target = folder / source.name
+    if target.exists():
+        raise InputError(f"{target} is there already; name another folder")
+    if name != "example":
+        return Path(shutil.copyfile(source, target))
+    shutil.copytree(source, target, copy_function=shutil.copyfile)
+    return target / "own_tasks.yaml"
 
 
 def ls_rows() -> list[Row]:

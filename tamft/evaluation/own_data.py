@@ -1,5 +1,6 @@
 """Local files of a task of one's own, read and checked before any model is loaded."""
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -240,14 +241,18 @@ def retrieval(tables: Tables, paths: Paths) -> Built:
 
 
 def reranking(tables: Tables, paths: Paths) -> Built:
-    """A text is one document however often it is a candidate; rows of one query are put together (CSV)."""
+    """A text is one document however often it is a candidate; rows of one query are put together (CSV).
+
+    Ids are hashes: where scores are equal the id decides the rank, and the order of rows must not.
+    """
     ids: dict[str, str] = {}
     judged: dict[str, dict[str, int]] = {}
     table = tables["test"]
     for query, positive, negative in zip(table["query"], table["positive"], table["negative"], strict=True):
         mine = judged.setdefault(query, {})
         for text, grade in [*((t, 1) for t in positive), *((t, 0) for t in negative)]:
-            if mine.setdefault(ids.setdefault(text, f"d{len(ids)}"), grade) != grade:
+            name = ids.setdefault(text, hashlib.sha256(text.encode()).hexdigest()[:16])
+            if mine.setdefault(name, grade) != grade:
                 raise InputError(f"{paths['test']}: for the query {query!r} the text {text!r} is positive and negative")
     for query, documents in judged.items():
         if set(documents.values()) != {0, 1}:
@@ -259,6 +264,6 @@ def reranking(tables: Tables, paths: Paths) -> Built:
         queries=Dataset.from_dict({"id": list(names.values()), "text": list(names)}),
         corpus=Dataset.from_dict({"id": list(ids.values()), "text": list(ids)}),
         relevant_docs={names[query]: documents for query, documents in judged.items()},
-        top_ranked={names[query]: list(documents) for query, documents in judged.items()},
+        top_ranked={names[query]: sorted(documents) for query, documents in judged.items()},
     )
     return {"default": {"test": split}}, {}

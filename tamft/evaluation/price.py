@@ -102,7 +102,7 @@ def prices(plan: "Plan", tasks: Sequence["AbsTask"]) -> tuple[list[Price], list[
         lacking = [part for part in parts([task]) if missing(part)]
         sizes = [size(part) for part in lacking]
         price.bytes = None if None in sizes else sum(BYTES * s.loaded for s in sizes if s)
-        countable = price.here is True and (estimate is None or estimate.texts <= COUNTED)
+        countable = price.here is True and (estimate is None or estimate.rows <= COUNTED)
         stored = [results is not None and results.complete(one, task) is not None for one in plan.identities]
         for done, model, known in zip(stored, models, seen, strict=True):
             if done:
@@ -111,13 +111,15 @@ def prices(plan: "Plan", tasks: Sequence["AbsTask"]) -> tuple[list[Price], list[
                 price.how = "counted"
                 price.texts, tokens, seconds = counted
             else:
-                tokens, seconds = _estimated(estimate, model)
+                tokens, seconds = _estimated(estimate, model, again=known is None)
             price.tokens.append(tokens)
             price.seconds.append(seconds)
         if all(stored):
             price.texts, price.how = 0, "scored already"
         elif price.how != "counted":
-            price.texts = estimate.texts if estimate else None
+            price.texts = (
+                None if estimate is None else estimate.texts if plan.options.cache_megabytes else estimate.rows
+            )
             price.how = "estimated" if estimate else "unknown"
         found.append(price)
     return found, models
@@ -199,15 +201,16 @@ def _nothing_written() -> Iterator[None]:
             datasets.enable_caching()
 
 
-def _estimated(estimate: Size | None, model: Model) -> tuple[float | None, float | None]:
-    """Tokens and seconds from the number of texts and their mean length: within a factor of two, mostly."""
+def _estimated(estimate: Size | None, model: Model, *, again: bool) -> tuple[float | None, float | None]:
+    """Tokens and seconds from the number of texts and their mean length; `again`: also of texts that occur again."""
     if estimate is None:
         return None, None
+    texts = estimate.rows if again else estimate.texts
     length = estimate.characters / max(1, estimate.texts) / CHARACTERS + 2
     if model.wrapper is None or model.speed is None:
-        return estimate.texts * length, None
+        return texts * length, None
     length = min(length, model.wrapper.model.max_seq_length or np.inf)
-    return estimate.texts * length, estimate.texts * float(model.speed.seconds(np.array([length]))[0])
+    return texts * length, texts * float(model.speed.seconds(np.array([length]))[0])
 
 
 # --- what people see --------------------------------------------------------------------------------------------------

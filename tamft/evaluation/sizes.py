@@ -18,29 +18,44 @@ SUBSAMPLE = 2048
 
 
 class Size(NamedTuple):
-    """Distinct texts that are encoded, their characters, and the characters of all that is loaded for it."""
+    """What scoring a task encodes.
+
+    `texts` are distinct, `rows` all of them: where no embeddings are kept, what occurs again is encoded again.
+    `characters` are the texts' own, `loaded` those of all data that is fetched for it.
+    """
 
     texts: int
+    rows: int
     characters: int
     loaded: int
 
     def __add__(self, other: tuple[int, ...]) -> "Size":  # type: ignore[override]
         return Size(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
+    def of(self, texts: float, rows: float, loaded: float) -> "Size":
+        """So many texts as long as these."""
+        return Size(round(texts), round(rows), round(self.characters * texts / max(1, self.texts)), round(loaded))
+
+
+NOTHING = Size(0, 0, 0, 0)
+
 
 def size(task: "AbsTask") -> Size | None:
     """What scoring a task encodes, estimated; None where nothing is known."""
     if task.is_aggregate:
         sizes = [size(part) for part in task.metadata.tasks]  # type: ignore[attr-defined]
-        return None if None in sizes else sum((s for s in sizes if s), Size(0, 0, 0))
+        return None if None in sizes else sum((s for s in sizes if s), NOTHING)
     statistics = task.metadata.descriptive_stats or _own(task)
-    total = Size(0, 0, 0)
+    total = NOTHING
     for split in task.eval_splits:
         for subset in task.hf_subsets:
             tested = _texts(statistics, split, subset)
             if tested is None:
                 return None
             total += _encoded(task, tested) + _training(task, statistics, split, subset)
+    if task.fast_loading:  # all languages are fetched, whichever are meant
+        whole = [sum(c.loaded for c in _columns(of_split)) for of_split in statistics.values()]
+        total = total._replace(loaded=sum(whole))
     return total
 
 
@@ -84,17 +99,18 @@ def _of(statistics: Mapping[str, Any], split: str, subset: str) -> Mapping[str, 
 
 
 def _texts(statistics: Mapping[str, Any], split: str, subset: str) -> Size | None:
-    columns = list(_columns(_of(statistics, split, subset)))
-    count, characters = sum(c[0] for c in columns), sum(c[1] for c in columns)
-    return Size(count, characters, characters) if count else None
+    found = sum(_columns(_of(statistics, split, subset)), NOTHING)
+    return found if found.texts else None
 
 
-def _columns(statistics: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
-    """Number of distinct texts and their characters, for each column of texts: text, sentence1, queries, summaries …"""
+def _columns(statistics: Mapping[str, Any]) -> Iterator[Size]:
+    """Each column of texts: text, sentence1, queries, summaries …"""
     for column in statistics.values():
         if isinstance(column, dict) and column.get("total_text_length") and column.get("average_text_length"):
-            unique = column.get("unique_texts") or round(column["total_text_length"] / column["average_text_length"])
-            yield unique, round(unique * column["average_text_length"])
+            length, average = column["total_text_length"], column["average_text_length"]
+            rows = round(length / average)
+            unique = column.get("unique_texts") or rows
+            yield Size(unique, rows, round(unique * average), length)
 
 
 def _encoded(task: "AbsTask", tested: Size) -> Size:
@@ -103,12 +119,11 @@ def _encoded(task: "AbsTask", tested: Size) -> Size:
 
     if not isinstance(task, AbsTaskClustering):
         return tested
-    limit = task.max_document_to_embed or tested.texts
+    limit = min(tested.rows, task.max_document_to_embed or tested.rows)
     fraction = task.max_fraction_of_documents_to_embed
-    if fraction is not None and not (tested.texts <= SUBSAMPLE and "dataset_transform" in vars(type(task))):
-        limit = int(fraction * tested.texts)
-    share = min(1.0, limit / tested.texts)
-    return Size(round(tested.texts * share), round(tested.characters * share), tested.loaded)
+    if fraction is not None and not (tested.rows <= SUBSAMPLE and "dataset_transform" in vars(type(task))):
+        limit = int(fraction * tested.rows)
+    return tested.of(min(limit, tested.texts), limit, tested.loaded)
 
 
 def _training(task: "AbsTask", statistics: Mapping[str, Any], split: str, subset: str) -> Size:
@@ -116,17 +131,16 @@ def _training(task: "AbsTask", statistics: Mapping[str, Any], split: str, subset
     from mteb.abstasks.classification import AbsTaskClassification
 
     if not isinstance(task, AbsTaskClassification) or task.train_split == split:
-        return Size(0, 0, 0)
-    found = _of(statistics, task.train_split, subset)
+        return NOTHING
     rows = _texts(statistics, task.train_split, subset)
-    drawn = task.samples_per_label
+    # older statistics are of the tested split alone: as many labels, as long texts, and rows enough
+    found = _of(statistics, task.train_split if rows else split, subset)
     labels: Mapping[str, Any] = (found.get("label_statistics") or {}).get("labels") or {}
-    if rows is None:  # older statistics are of the tested split alone: as many labels, as long texts, rows enough
-        rows = _texts(statistics, split, subset) or Size(1, 0, 0)
-        labels = (_of(statistics, split, subset).get("label_statistics") or {}).get("labels") or {}
-        count = drawn * task.n_experiments * max(2, len(labels))
-        return Size(count, round(count * rows.characters / rows.texts), 0)
+    if rows is None:
+        count = task.samples_per_label * task.n_experiments * max(2, len(labels))
+        return (_texts(statistics, split, subset) or NOTHING).of(count, count, 0)
     # a row that one experiment draws may be drawn again by another, and is encoded once
-    counts = [label["count"] for label in labels.values()] or [rows.texts / 2] * 2
-    count = round(sum(n * (1 - (1 - min(1, drawn / n)) ** task.n_experiments) for n in counts if n))
-    return Size(count, round(rows.characters * count / rows.texts), rows.loaded)
+    counts = [label["count"] for label in labels.values()] or [rows.rows / 2] * 2
+    missed = [(n, 1 - min(1, task.samples_per_label / n)) for n in counts if n]
+    count = round(sum(n * (1 - share**task.n_experiments) for n, share in missed))
+    return rows.of(min(count, rows.texts), count, rows.loaded)

@@ -61,6 +61,17 @@ def test_prefetch_of_what_needs_no_data(capsys):
     assert capsys.readouterr().out == "6 of 6 data sets are here and load offline\n"
 
 
+def test_cp(tmp_path, capsys):
+    """The copy is complete, is mine to change, and is not overwritten."""
+    for name, file in (("example", "example/own_tasks.yaml"), ("nanobeir", "nanobeir.yaml")):
+        assert tamft(["suites", "cp", name, str(tmp_path)]) == 0
+        assert capsys.readouterr().out == f"{tmp_path / file}\n"
+        assert tamft(["suites", "cp", name, str(tmp_path)]) == 2
+        assert "is there already" in capsys.readouterr().err
+    assert tamft(["suites", "prefetch", str(tmp_path / "example" / "own_tasks.yaml")]) == 0
+    assert (tmp_path / "nanobeir.yaml").read_text() == (suite_folder() / "nanobeir.yaml").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -70,6 +81,11 @@ def test_prefetch_of_what_needs_no_data(capsys):
         ("ls nanobeir", "takes nothing more"),
         ("show nanobier", "unknown suite 'nanobier'; there are embedded"),
         ("show mteb-eng-v2 --task_types Regression", "there is no such task; there are Classification"),
+        ("show nanobeir mteb-eng-v2", "'mteb-eng-v2': one suite at a time"),
+        ("cp", "copies a whole suite, or `example`"),
+        ("cp example --tasks ShopTopics", "copies a whole suite, or `example`"),
+        ("cp exampel", "nothing to copy is called 'exampel'; there are example, embedded"),
+        ("cp example nowhere/at/all", "there is no such folder"),
         ("list", "invalid choice: 'list'"),
         ("show nanobeir --type STS", "unrecognized arguments: --type"),
     ],

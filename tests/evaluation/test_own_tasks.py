@@ -212,9 +212,37 @@ def test_rerankings_rows_of_one_query_are_put_together_and_a_text_is_one_documen
     table = "query,positive,negative\nwhere?,here,there\nwhere?,,nowhere\nwhen?,now,here\n"
     suite = copy(tmp_path, "test: candidates.jsonl", "test: c.csv", **{"c.csv": table})
     split = content(get_tasks(["ShopCandidates"], suite=suite)[0])["default"]["test"]
-    assert split["corpus"]["text"][:] == ["here", "there", "nowhere", "now"]
-    assert split["relevant_docs"] == {"q0": {"d0": 1, "d1": 0, "d2": 0}, "q1": {"d3": 1, "d0": 0}}
-    assert split["top_ranked"] == {"q0": ["d0", "d1", "d2"], "q1": ["d3", "d0"]}
+    text = dict(zip(split["corpus"]["id"][:], split["corpus"]["text"][:], strict=True))
+    assert sorted(text.values()) == ["here", "now", "nowhere", "there"]
+    relevant = {query: {text[d]: grade for d, grade in row.items()} for query, row in split["relevant_docs"].items()}
+    assert relevant == {"q0": {"here": 1, "there": 0, "nowhere": 0}, "q1": {"now": 1, "here": 0}}
+    assert {q: sorted(text[d] for d in row) for q, row in split["top_ranked"].items()} == {
+        "q0": ["here", "nowhere", "there"],
+        "q1": ["here", "now"],
+    }
+
+
+def test_a_model_that_tells_nothing_apart_ranks_nothing_well():
+    """All candidates have the same score; the file lists the positive ones first."""
+    import mteb
+    import torch
+    from mteb.models import ModelMeta
+
+    class Constant:
+        mteb_model_meta = ModelMeta.create_empty({"name": "tests/constant", "revision": "1"})
+
+        def encode(self, inputs, **kwargs):
+            return np.ones((sum(len(batch["text"]) for batch in inputs), 4), dtype=np.float32)
+
+        def similarity(self, a, b):
+            return torch.ones(len(a), len(b))
+
+        def similarity_pairwise(self, a, b):
+            return torch.ones(len(a))
+
+    (task,) = get_tasks(["ShopCandidates"], suite=str(EXAMPLE))
+    result = mteb.evaluate(Constant(), task, cache=None, show_progress_bar=False, co2_tracker=False)
+    assert 0.25 < result.task_results[0].get_score() < 0.75  # by chance it is 0.41: one of six
 
 
 def test_the_revision_follows_content_and_definition(tmp_path):

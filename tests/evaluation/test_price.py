@@ -76,6 +76,8 @@ def test_what_is_not_here_is_estimated_and_nothing_is_written(tiny_model, tmp_pa
     assert [price.how for price in found] == ["estimated", "estimated", "counted"]
     assert (sts.texts, sts.here, embedded.bytes) == (2669, False, 0)
     assert sts.bytes == pytest.approx(1.8 * size(get_tasks(["STS13"])[0]).loaded)
+    (again,), _ = prices(*plan(tiny_model, tmp_path / "here", tasks=["STS13"], batch_size=32))
+    assert (again.texts, again.tokens[0]) == (3000, pytest.approx(sts.tokens[0] * 3000 / 2669))
     assert msmarco.seconds[0] > 1000 * sts.seconds[0] > 0
     assert list((tmp_path / "here").iterdir()) == []
 
@@ -135,6 +137,11 @@ def test_sizes_follow_from_the_type():
     assert texts("BiorxivClusteringP2P.v2") == int(0.04 * 53784)
     # ten draws of 8 of each of 77 labels: 4,616 different rows when they were counted
     assert texts("Banking77Classification") == pytest.approx(3080 + 4616, rel=0.01)
+    # 2.4 million rows of 42,439 texts: what occurs again is encoded again only where no embeddings are kept
+    assert size(get_tasks(["MindSmallReranking"])[0])[:2] == (42_439, 2_367_791)
+    # one language of the 51 that are fetched together
+    massive = size(get_tasks(["MassiveIntentClassification"])[0])
+    assert massive.loaded > 20 * massive.characters
     parts = get_tasks(["CQADupstackRetrieval"])[0].metadata.tasks
     assert texts("CQADupstackRetrieval") == sum(size(part).texts for part in parts)
 
