@@ -5,7 +5,7 @@ import ast
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,19 +166,30 @@ def _list() -> None:
     _table(rows)
 
 
-def _table(rows: Iterable[tuple[str, ...]]) -> None:
+def _table(rows: Sequence[tuple[str, ...]]) -> None:
+    """A line for each, grouped by recipe; what does not fit is cut, and is in `show`."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*COLUMNS, box=None, padding=(0, 2, 0, 0))
-    before = ""
+    console = Console()
+    groups: dict[str, list[list[str]]] = {}
     for recipe, config, model, data, hardware, what in rows:
-        new = recipe != before
-        if new and before:
-            table.add_row()
-        name = Text(recipe if new else "", "bold")
-        table.add_row(name, Text(config, "cyan"), Text(model), Text(data), Text(hardware), Text(what, "dim"))
-        before = recipe
-    Console().print(table)
-    print("\n`tamft recipes show NAME` prints one, `tamft recipes cp NAME` copies it.")
+        cells = [config, model, data.rpartition("/")[2], hardware.partition(";")[0], what]
+        groups.setdefault(recipe, []).append(cells)
+    every = [cells for group in groups.values() for cells in group]
+    widths = [min(max(len(cells[i]) for cells in every), 30) for i in range(4)]
+    shown = (0, 1, 2, 3, 4) if console.width >= 120 else (0, 1, 3)  # a name that is cut could not be typed
+    for recipe, group in groups.items():
+        own = [cells for cells in group if not cells[0]]
+        head = own[0][-1] if own else "on how many processes, GPUs and machines"
+        console.print(Text.assemble((recipe, "bold"), "  ", (head, "dim")))
+        table = Table(box=None, show_header=False, expand=True, padding=(0, 2, 0, 0))
+        for i in shown[:-1]:
+            table.add_column(width=widths[i], no_wrap=True, style="" if i else "cyan")
+        table.add_column(no_wrap=True, ratio=1, style="dim")
+        for cells in group:
+            if cells[0]:
+                table.add_row(*(Text(cells[i]) for i in shown))
+        console.print(table)
+    print("`tamft recipes show NAME` prints one, `tamft recipes cp NAME` copies it.")

@@ -1,5 +1,6 @@
 """`tamft recipes`: what is shipped, shown and copied; names lead nowhere else."""
 
+import re
 import sys
 
 import pytest
@@ -28,14 +29,16 @@ def test_ls_is_tab_separated_in_a_pipe(capsys):
     assert by_name["ddp"][0] == "--accelerate_config"
 
 
-def test_ls_is_a_table_in_a_terminal(capsys, monkeypatch):
+@pytest.mark.parametrize("width", [80, 240])
+def test_ls_is_a_table_in_a_terminal(capsys, monkeypatch, width):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "240")
+    monkeypatch.setenv("COLUMNS", str(width))
     assert tamft(["recipes", "ls"]) == 0
-    out = capsys.readouterr().out
-    assert "\t" not in out
-    assert "qwen3_embedding_0.6b" in out
-    assert "tamft recipes cp NAME" in out
+    lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+    assert not any("\t" in line or len(line) > width for line in lines[:-1])
+    for name in (*shipped.recipes(), *shipped.configs(), *shipped.presets()):
+        assert any(line.split()[:1] == [name] for line in lines), name  # whole, on any width
+    assert "tamft recipes cp NAME" in lines[-1]
 
 
 @pytest.mark.parametrize("name", ["encoder_pairs", "qwen3_embedding_0.6b", "demo.yaml", "fsdp2", "encoder_pairs.py"])
