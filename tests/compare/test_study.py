@@ -10,6 +10,7 @@ from tamft.compare import outcome, study
 from tamft.compare.command import main
 from tamft.compare.worker import LOG
 from tamft.errors import InputError
+from tamft.evaluation.study.runs import make_study
 from tests.compare.conftest import THREADS, carry_out, kill_node
 
 pytestmark = pytest.mark.slow
@@ -21,6 +22,12 @@ MEASURED = ("seconds", "peak_memory_bytes", "device", "versions")
 def lasting(folder):
     """The lines of a study without what is measured."""
     return [{key: value for key, value in one.items() if key not in MEASURED} for one in study.read_lines(folder)]
+
+
+def judged(folder):
+    """What the report says of a study: arm -> verdict, or the comparison of a control."""
+    found = make_study(study.read_json(folder / study.CONTENT), study.read_lines(folder))
+    return found.verdicts | found.controls
 
 
 def attempts(folder):
@@ -134,6 +141,9 @@ def test_same_results_on_ray_when_a_node_is_lost(killed_study, plan_file, tmp_pa
     assert code == 0
     assert {key: count for key, count in attempts(folder).items() if count != 1} == {killed: 2}
     assert lasting(folder) == lasting(killed_study[0])
+    verdicts = judged(folder)
+    assert set(verdicts) == {"adatamw", "msam", "adamw_torch (A/A)", "adatamw gamma=1"}
+    assert verdicts == judged(killed_study[0])
 
 
 def test_another_plan_in_the_same_folder(killed_study, plan_file, tmp_path):
