@@ -9,10 +9,18 @@ import time
 import psutil
 import pytest
 
+from tamft import registry
 from tamft.compare.command import main
 from tamft.compare.worker import LOCK
 from tests.compare import small
 from tests.tiny import save_tiny_bert
+
+
+@pytest.fixture(autouse=True)
+def _registry(monkeypatch):
+    """Other people's optimizers that a plan names are forgotten again."""
+    monkeypatch.setattr(registry, "ENTRIES", dict(registry.ENTRIES))
+
 
 THREADS = ["--num_cpu_threads_per_process", "1"]
 
