@@ -34,6 +34,9 @@ def attempt(job: Job, *, wait: bool = False) -> str | None:
         code = _watch(job)
         if _stopping.is_set():
             return None
+        # A batch scheduler tells every process that its time is over, some of them before this one.
+        if code in (worker.INTERRUPTED, -signal.SIGTERM, -signal.SIGINT):
+            return None
         if code == worker.BUSY:
             if not wait:
                 return None

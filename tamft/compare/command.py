@@ -103,6 +103,7 @@ def carry_out(plan: Plan, folder: Path, setting: Setting, *, retry_failed: bool 
     """Run everything that is left of a study; returns the exit code. Raises InputError before the first run."""
     from tamft.compare.describe import describe
 
+    study.check_folder(plan, folder)
     print(describe(plan), flush=True)
     with tempfile.TemporaryDirectory(prefix="tamft-") as scratch:
         notes = check(plan, study.train_file(plan, Path(scratch)))

@@ -76,11 +76,12 @@ def on_ray(jobs: Sequence[Job], address: str | None, count: int, told: Told) -> 
     The study's folder has to be the same on all nodes, and tamft installed there.
     """
     ray = _ray()
-    cpus, gpus = jobs[0].threads * jobs[0].processes, jobs[0].processes if any(job.devices for job in jobs) else 0
+    cpus = jobs[0].threads * jobs[0].processes
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
         here: dict[str, Any] = {} if address else {"num_cpus": cpus * count, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, configure_logging=False, **here)
+    gpus = jobs[0].processes if ray.cluster_resources().get("GPU") else 0
     task = ray.remote(_task).options(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)
     pending = {task.remote(job): job for job in jobs}
     try:

@@ -40,6 +40,7 @@ def read(folder: Path, *, trained: bool = True) -> Outcome:
 
 def add_failure(folder: Path, error: str, *, final: bool = False) -> None:
     """Count an attempt that failed. `final`: another one would end in the same way."""
+    folder.mkdir(parents=True, exist_ok=True)
     failures = _json(folder / FAILURES) or []
     failures += [error] * (max(1, ATTEMPTS - len(failures)) if final else 1)
     write_atomically(folder / FAILURES, json.dumps(failures, indent=1) + "\n")

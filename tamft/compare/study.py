@@ -14,18 +14,15 @@ from tamft.compare.plan import Plan
 from tamft.compare.runs import BASE, CONFIRM, Run
 from tamft.errors import InputError
 from tamft.row_files import read_rows
+from tamft.train.record import check_writable
 
 PLAN, CONTENT, LINES, ROWS = "plan.yaml", "plan.json", "study.jsonl", "train.jsonl"
 VERSIONS = ("tamft", "torch", "transformers", "sentence-transformers", "accelerate")
 
 
-def open_study(plan: Plan, folder: Path) -> Path | None:
-    """Make or check the folder of a study; returns the file to train on, where there had to be made one.
-
-    Raises InputError for a folder that holds another plan's study, or other things.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output_dir {folder}: is a file; name a folder")
+def check_folder(plan: Plan, folder: Path) -> None:
+    """InputError for a folder that holds another plan's study, or other things, or that cannot be written."""
+    check_writable(folder)
     there = read_json(folder / CONTENT)
     if there is None and folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"--output_dir {folder}: holds files, but no study; name a new folder")
@@ -35,8 +32,12 @@ def open_study(plan: Plan, folder: Path) -> Path | None:
             f"--output_dir {folder}: holds the study of another plan (different: {', '.join(changed)}); a plan that "
             "was changed after its first results is another study: name a new folder"
         )
+
+
+def open_study(plan: Plan, folder: Path) -> Path | None:
+    """Make the folder of a study if it is not there; returns the file to train on, where there had to be made one."""
     (folder / "runs").mkdir(parents=True, exist_ok=True)
-    if there is None:
+    if not (folder / CONTENT).is_file():
         shutil.copyfile(plan.path, folder / PLAN)
         write_atomically(folder / CONTENT, json.dumps(plan.content, indent=1, ensure_ascii=False) + "\n")
     return train_file(plan, folder)

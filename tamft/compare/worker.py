@@ -12,7 +12,9 @@ from tamft.compare.runs import Job
 from tamft.errors import InputError
 
 LOCK, LOG, RESULTS = "study.lock", "log.txt", "results"
-OK, FAILED, BAD, BUSY = 0, 1, 2, 3  # exit codes of a worker
+OK, FAILED, BAD, BUSY, INTERRUPTED = 0, 1, 2, 3, 4  # exit codes of a worker
+# The recipe's codes: what another attempt would not change, and what is nobody's fault.
+CODES = {2: BAD, 130: INTERRUPTED, 143: INTERRUPTED}
 
 
 def main(job: Job) -> None:
@@ -32,6 +34,8 @@ def main(job: Job) -> None:
     except InputError as error:  # only the lock raises it here
         print(error, file=sys.stderr)
         sys.exit(BUSY)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 def _work(job: Job) -> int:
@@ -46,8 +50,10 @@ def _work(job: Job) -> int:
         if job.words is not None:
             code = _train(job)
             if code != 0:
-                return BAD if code == 2 else FAILED
-        _score(job)
+                return CODES.get(code, FAILED)
+        if (problem := _score(job)) is not None:
+            print(f"error: {problem}", file=sys.stderr)
+            return FAILED
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD
@@ -104,8 +110,8 @@ def run_recipe(name: str, words: list[str]) -> int:
     return run.command(sys.modules[module_name].main, words)
 
 
-def _score(job: Job) -> None:
-    """Write scores.json. Raises InputError where a task has no score."""
+def _score(job: Job) -> str | None:
+    """Write scores.json; returns why not, where a task has no score."""
     from tamft.evaluation.quiet import quiet_libraries
     from tamft.evaluation.results import write_json
     from tamft.evaluation.score import evaluate
@@ -118,9 +124,10 @@ def _score(job: Job) -> None:
         records += evaluate(model, **spec, results=job.folder / RESULTS, device="cuda:0" if job.devices else "cpu")
     failed = next((record for record in records if record["status"] != "ok"), None)
     if failed is not None:
-        raise InputError(f"{failed['task']} has no score: {failed['reason']}")
+        return f"{failed['task']} has no score: {failed['reason']}"
     drop = ("model", "command")  # a path of this machine
     write_json(job.folder / outcome.SCORES, [{k: v for k, v in r.items() if k not in drop} for r in records])
+    return None
 
 
 def _redirect(path: Path) -> None:
