@@ -6,6 +6,7 @@ A process that dies costs the task it was at, and nobody waits for it.
 """
 
 import os
+import pickle
 import signal
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
+from tamft.errors import InputError
 from tamft.evaluation.jobs import Counting, Job, Plan
 from tamft.evaluation.progress import Progress
 from tamft.evaluation.quiet import quiet_libraries
@@ -40,8 +42,14 @@ class _Worker:
         self.job: Job | None = None
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, device, plan, threads), daemon=True)
-        with _threads_of_children(threads):
-            self.process.start()
+        try:
+            with _threads_of_children(threads):
+                self.process.start()
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"a task cannot be sent to another process ({error}); define its class in a module, give the task by "
+                "its name, or score in one process"
+            ) from None
         theirs.close()  # the other end is the child's alone: it closes when the child ends, however it ends
 
     def give(self, job: Job) -> None:

@@ -2,8 +2,6 @@
 
 import pytest
 
-from tests.evaluation.test_eval_command import PUBLISHED
-
 pytestmark = pytest.mark.slow
 
 TOLERANCE = {"STS": 1e-5, "Retrieval": 1e-4, "Classification": 2e-3, "Clustering": 2e-3}
@@ -59,7 +57,7 @@ def wanted(tiny_model):
     return by_mteb(tiny_model, mocks())
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 32}, {}, {"batch_tokens": 16}], ids=str)
+@pytest.mark.parametrize("options", [{"batch_size": 32}, {"batch_tokens": 16}], ids=str)
 def test_every_type_of_task(tiny_model, tmp_path, wanted, options):
     found = by_tamft(tiny_model, mocks(), tmp_path, **options)
     assert len(found) == len(wanted) >= 44
@@ -77,9 +75,9 @@ def scores(run_python, hf_home, tmp_path, program):
 
 @pytest.mark.data
 @pytest.mark.model
-def test_real_tasks(minilm, hf_home, run_python, tmp_path):
-    """Three of the real tasks, to keep it short; `benchmarks/evaluation.py` compares all of them."""
-    names = ["STS13", "XQuADRetrieval", "MasakhaNEWSClusteringS2S"]
+def test_a_real_model(minilm, hf_home, run_python, tmp_path):
+    """The quickest tasks; the others are held against the published scores in test_eval_command.py."""
+    names = ["EmbeddedSTS", "EmbeddedRetrieval", "MasakhaNEWSClusteringS2S"]
     program = (
         "from tamft.evaluation.tasks import get_tasks\n"
         "from tests.evaluation.test_against_mteb import by_mteb, by_tamft\n"
@@ -87,7 +85,7 @@ def test_real_tasks(minilm, hf_home, run_python, tmp_path):
         "one = by_mteb(model, get_tasks(names))\n"
         "two = by_tamft(model, get_tasks(names), 'rows', batch_size=32)\n"
         "three = by_tamft(model, get_tasks(names), 'tokens')\n"
-        "print({key[0]: (one[key], two[key], three[key]) for key in one})\n"
+        "print({key[0]: (float(one[key]), two[key], three[key]) for key in one})\n"
     )
     found = scores(run_python, hf_home, tmp_path, program)
     assert set(found) == set(names)
@@ -95,5 +93,3 @@ def test_real_tasks(minilm, hf_home, run_python, tmp_path):
         kind = next(kind for kind in TOLERANCE if kind in name)
         assert rows == pytest.approx(mteb, abs=1e-6), name
         assert tokens == pytest.approx(mteb, abs=TOLERANCE[kind]), name
-        if name in PUBLISHED:
-            assert rows == pytest.approx(PUBLISHED[name], abs=1e-4)

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 
 import pytest
 
@@ -75,11 +76,13 @@ def test_many_evaluations_share_a_folder(tiny_model, tmp_path, diary, uninterrup
         process.join(120)
         assert process.exitcode == 0
     lines = diary.read_text().splitlines()
-    runs = sorted(line for line in lines if line.startswith("run "))
-    assert runs == sorted([f"run {name}" for name in suite_runs.NAMES] + [f"run {suite_runs.NAMES[-1]}"])  # two subsets
+    runs = Counter(line for line in lines if line.startswith("run "))
+    subsets = runs.pop(f"run {suite_runs.NAMES[-1]}")
+    assert subsets <= 2  # older versions of mteb score both at once
+    assert runs == Counter(f"run {name}" for name in suite_runs.NAMES[:-1])
     assert_files_are_whole(folder)
-    settings = next(folder.glob("results/*/*/run_settings.jsonl")).read_text().splitlines()
-    assert {json.loads(line)["task"] for line in settings} == set(suite_runs.NAMES)
+    for path in folder.glob("results/*/*/run_settings.jsonl"):  # older versions of mteb write none
+        assert {json.loads(line)["task"] for line in path.read_text().splitlines()} == set(suite_runs.NAMES)
     assert table(suite_runs.run(str(tiny_model), folder)) == table(uninterrupted)
 
 

@@ -84,7 +84,7 @@ def test_same_folder_name_with_other_content_does_not_collide(tiny_model, other_
     assert one.name == two.name == "local/model"
     assert one.revision != two.revision
     results = Results(tmp_path)
-    assert results._path(one, TinySTS()) != results._path(two, TinySTS())
+    assert results.path(one, TinySTS()) != results.path(two, TinySTS())
 
 
 def test_linked_files_and_folders_count(model, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tamft.errors import InputError
 from tamft.evaluation.score import evaluate
 from tests.evaluation import tiny_tasks
 from tests.evaluation.tiny_tasks import metadata
@@ -58,6 +59,14 @@ def test_the_same_records_from_two_processes(tiny_model, other_tiny_model, tmp_p
     printed = capsys.readouterr().err
     assert "TinySTS · " in printed  # what happens in the workers is heard
     assert "Deadly · " in printed
+
+
+def test_a_task_that_cannot_travel_is_refused(tiny_model, tmp_path):
+    class Local(tiny_tasks.TinySTS):
+        metadata = metadata("Local")
+
+    with pytest.raises(InputError, match="define its class in a module"):
+        evaluate(str(tiny_model), tasks=[Local(), Other()], results=tmp_path, device="cpu", num_processes=2)
 
 
 def test_stored_scores_start_no_process(tiny_model, tmp_path, monkeypatch):
