@@ -31,7 +31,7 @@ class Plan:
 
     def results(self) -> Results:
         """The results folder, as the options want it."""
-        return Results(self.folder, dtype=self.options.dtype, other_versions=self.options.other_versions)
+        return Results(self.folder, dtype=self.options.dtype, mix_versions=self.options.mix_versions)
 
     def scorer(self, model: int, results: Results, monitor: Monitor, device: str | None = None) -> Scorer:
         """The scorer of a model."""

@@ -24,7 +24,7 @@ class Options:
         dtype: "float32", "bfloat16" or "float16"; None: as the weights were saved.
         cache_mb: megabytes of embeddings to keep for texts that occur again; None: 1024, or 0 with `batch_size`.
         devices: one for each process; (None,): the best there is, in this process.
-        other_versions: use stored results of other versions of mteb and of the data as they are.
+        mix_versions: use stored results of other versions of mteb and of the data as they are.
         command: what the records say made them.
     """
 
@@ -33,7 +33,7 @@ class Options:
     dtype: str | None = None
     cache_mb: int | None = None
     devices: tuple[str | None, ...] = (None,)
-    other_versions: bool = False
+    mix_versions: bool = False
     command: str | None = None
 
     def __post_init__(self) -> None:

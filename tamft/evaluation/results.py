@@ -37,13 +37,13 @@ class Results(ResultCache):
         folder: made if it is not there.
         dtype: the precision that was asked for. Such results lie apart, in `<revision>/experiments/dtype_<dtype>/`,
             where mteb keeps what is the same model in other circumstances: two precisions never share a file.
-        other_versions: results of another version of mteb or of the data count as sound.
+        mix_versions: results of another version of mteb or of the data count as sound.
     """
 
-    def __init__(self, folder: Path | str, *, dtype: str | None = None, other_versions: bool = False) -> None:
+    def __init__(self, folder: Path | str, *, dtype: str | None = None, mix_versions: bool = False) -> None:
         super().__init__(folder)
         self.experiment = {"dtype": dtype} if dtype else None
-        self.other_versions = other_versions
+        self.mix_versions = mix_versions
         self.describe: Callable[[], dict[str, Any]] | None = None  # provenance of what is being saved
 
     @property
@@ -78,7 +78,7 @@ class Results(ResultCache):
             stored = TaskResult.from_disk(path)
         except (OSError, ValueError, KeyError):
             return None
-        if _difference(stored, task) and not self.other_versions:
+        if _difference(stored, task) and not self.mix_versions:
             return None
         return None if stored.get_missing_evaluations(task) else stored.validate_and_filter_scores(task)
 

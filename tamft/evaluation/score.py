@@ -50,7 +50,7 @@ def evaluate(
     device: str | None = None,
     devices: Sequence[str] | None = None,
     num_processes: int | None = None,
-    other_versions: bool = False,
+    mix_versions: bool = False,
     command: str | None = None,
 ) -> list[Record]:
     """Score models on tasks; scores that `results` already holds are not computed again.
@@ -63,7 +63,7 @@ def evaluate(
         json_file: where to write the records, too.
         batch_tokens, batch_size: how much goes through the model at once, in tokens (the default) or in texts; halved
             when memory runs out.
-        dtype, cache_mb, other_versions, command: see `tamft.evaluation.options.Options`.
+        dtype, cache_mb, mix_versions, command: see `tamft.evaluation.options.Options`.
         device: "cpu", "cuda", "cuda:1", "mps" …; None: the best there is.
         devices, num_processes: spread the tasks over processes, see `tamft.evaluation.options.choose_devices`. A
             program that does so needs `if __name__ == "__main__":`, because processes are started afresh.
@@ -91,7 +91,7 @@ def evaluate(
         dtype=dtype,
         cache_mb=cache_mb,
         devices=choose_devices(device, devices, num_processes),
-        other_versions=other_versions,
+        mix_versions=mix_versions,
         command=command,
     )
 
@@ -180,6 +180,7 @@ Exit code: 0 all scored, 1 something failed or its data is missing, 2 bad input 
 
 def main(argv: Sequence[str]) -> int:
     """`tamft eval …`. Prints the table; returns 0, or 1 if a task failed or is missing. Raises InputError."""
+    from tamft.evaluation.summary import summarize
     from tamft.evaluation.table import print_table
 
     parser = Parser(
@@ -229,7 +230,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--num_processes", type=int, metavar="N", help="spread the tasks over N processes")
     parser.add_argument(
-        "--other_versions",
+        "--mix_versions",
         action="store_true",
         help="use stored results of other versions of mteb or of the data instead of scoring again",
     )
@@ -242,7 +243,7 @@ def main(argv: Sequence[str]) -> int:
             raise InputError("--json is for scores, and --dry_run writes nothing: give one of them")
         check_json(args.json)
     source = {key: getattr(args, key) for key in ("tasks", "suite", "languages", "task_types")}
-    how = {key: getattr(args, key) for key in ("batch_tokens", "batch_size", "dtype", "cache_mb", "other_versions")}
+    how = {key: getattr(args, key) for key in ("batch_tokens", "batch_size", "dtype", "cache_mb", "mix_versions")}
     where = {key: getattr(args, key) for key in ("device", "devices", "num_processes")}
     if args.dry_run:
         from tamft.evaluation.price import print_price
@@ -250,7 +251,7 @@ def main(argv: Sequence[str]) -> int:
         print_price(*prepare(args.models, source, args.results, devices=choose_devices(**where), **how))
         return 0
     records = evaluate(args.models, results=args.results, command=command, **source, **how, **where)
-    print_table(records)
+    print_table(summarize(records, mix_versions=args.mix_versions))
     from tamft.evaluation.results import write_json
 
     if args.json is not None:  # after the table: a disk that filled up meanwhile must not hide the scores

@@ -180,7 +180,7 @@ def _means(rows: Sequence[Row], types: Mapping[str, str], versions: "_Versions",
 
     type_rows = [row("type", f"{kind}, mean of {len(over)}", over, kind) for kind, over in by_type.items()]
     found: list[Row] = []
-    if len(type_rows) > 1:
+    if len(type_rows) > 1 and any(len(over) > 1 for over in by_type.values()):  # else they are the tasks once more
         found += type_rows
     if len(rows) > 1:
         found.append(row("mean_task", f"mean over {len(rows)} tasks", rows))

@@ -32,7 +32,7 @@ def test_batches_and_precision_from_the_command_line(tiny_model, tmp_path, capsy
     arguments = ["eval", str(tiny_model), "--tasks", "TinySTS", "--results", str(tmp_path / "r"), "--device=cpu"]
     arguments += ["--json", str(tmp_path / "scores.json")]
     found = {}
-    for words in ("", "--batch-tokens 64 --dtype bfloat16", "--batch_size 3 --cache_mb 1 --other_versions"):
+    for words in ("", "--batch-tokens 64 --dtype bfloat16", "--batch_size 3 --cache_mb 1 --mix_versions"):
         assert tamft([*arguments, *words.split()]) == 0
         (record,) = json.loads((tmp_path / "scores.json").read_text())
         found[words] = record["batch"], record["batch_unit"], record["dtype"]
@@ -62,7 +62,7 @@ def test_help_teaches(capsys):
         "--batch_tokens",
         "--dtype",
         "--devices all",
-        "--other_versions",
+        "--mix_versions",
         "--suite nanobeir",
         "LoRA adapter",
         "Exit code",

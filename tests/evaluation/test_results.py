@@ -137,7 +137,7 @@ def test_other_versions_are_used_when_asked_and_say_so(score, tiny_model, tmp_pa
     (first,) = score(tiny_model)
     tamper(tmp_path / "results", **changes)
     forbid_loading()
-    (record,) = score(tiny_model, other_versions=True)
+    (record,) = score(tiny_model, mix_versions=True)
     assert record["main_score"] == 0.123
     assert {key: record[key] for key in changes} == changes
     assert f"the stored result is from {'mteb' if 'mteb_version' in changes else 'data revision'}" in record["reason"]
@@ -158,7 +158,7 @@ def test_no_file_holds_two_versions(score, tiny_model, tmp_path):
     """A part of another version is replaced, not added to: mteb's own rule would keep it."""
     score(tiny_model, tasks=[tiny_tasks.TwoLanguages().filter_languages(["eng"])])
     tamper(tmp_path / "results", mteb_version="2.20.0")
-    records = score(tiny_model, tasks=[tiny_tasks.TwoLanguages()], other_versions=True)
+    records = score(tiny_model, tasks=[tiny_tasks.TwoLanguages()], mix_versions=True)
     assert len({r["mteb_version"] for r in records}) == 1
     assert 0.123 not in {r["main_score"] for r in records}
 

@@ -9,8 +9,8 @@ from tamft.evaluation.summary import MISSING, SYNTHETIC, Row, Summary
 
 # More series than there are colours would be told apart by nobody; the table has all of them.
 DRAWN = 8
-# A picture of more lines is longer than the table that it is to sum up.
-TASKS_DRAWN = 120
+# So many tasks at most as bars and as dots: longer pictures would not sum anything up.
+BARS, DOTS = 12, 120
 SMOKE_TEST = "The data is synthetic: this is a smoke test, never evidence about an optimizer."
 SHOWS = (
     "Main scores as mteb computes them; the score of a task is the mean over its splits and subsets. Means are mteb's "
@@ -69,7 +69,7 @@ def _cell(row: Row, model: str) -> str:
 
 
 def score_plots(summary: Summary, numbers: Mapping[str, int | None]) -> str:
-    """Bars for each type (for each task, if there is one type), dots for each task."""
+    """Bars for each type and dots for each task; bars for each task where no type has several of them."""
     shown = summary.models[:DRAWN]
     tasks, types = summary.of("task"), summary.of("type")
     legend = " · ".join(page.key(numbers[m]) + page.text(summary.labels[m]) for m in shown)
@@ -85,9 +85,10 @@ def score_plots(summary: Summary, numbers: Mapping[str, int | None]) -> str:
         names = [f"{row.type} ({len(row.tasks)})" if len(row.tasks) > 1 else str(row.type) for row in types]
         bars = figures.bars("types", names, series(types), title="Mean main score of each task type")
         drawn.append(page.figure(bars, f"Mean of each task type. {legend}"))
-    if len(types) < len(tasks) <= TASKS_DRAWN:
-        dots = figures.dots("tasks", [row.name for row in tasks], series(tasks), title="Main score of each task")
-        drawn.append(page.figure(dots, f"Main score of each task. {legend}"))
+    if len(tasks) <= DOTS:
+        draw = figures.dots if types or len(tasks) > BARS else figures.bars
+        picture = draw("tasks", [row.name for row in tasks], series(tasks), title="Main score of each task")
+        drawn.append(page.figure(picture, f"Main score of each task. {legend}"))
     return page.plots(drawn)
 
 

@@ -187,6 +187,23 @@ def test_help_teaches(capsys):
 
 
 @pytest.mark.usefixtures("tiny_tasks")
+def test_eval_and_report_mean_the_same_by_mixing_versions(tiny_model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["eval", str(tiny_model), "--tasks", "TinySTS", "TwoLanguages", "--device", "cpu"]
+    assert tamft(words) == 0
+    (file,) = (tmp_path / "results" / "results").glob("*/*/TinySTS.json")
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"mteb_version": "2.20.0"}))
+    capsys.readouterr()
+    assert tamft(["report", "results"]) == 0
+    assert "mixed" in capsys.readouterr().out
+    for command in (["report", "results"], words):
+        assert tamft([*command, "--mix_versions"]) == 0
+        printed = capsys.readouterr().out
+        assert "mixed" not in printed
+        assert "mteb versions differ" in printed
+
+
+@pytest.mark.usefixtures("tiny_tasks")
 def test_what_tamft_eval_stores_is_what_is_shown(tiny_model, other_tiny_model, tmp_path, capsys, monkeypatch):
     """From scoring to the report: the same models under the same names, the same numbers, the same provenance."""
     monkeypatch.chdir(tmp_path)
