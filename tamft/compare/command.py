@@ -27,8 +27,8 @@ examples:
       check the plan; how many runs, how many hours, how small a difference it can find; nothing is written
   tamft compare plan.yaml --jobs 2
       two runs at once; start it again after any interruption, here or on another machine with the same folder
-  tamft compare plan.yaml --num_processes 2
-      on a machine with 8 GPUs: four runs at once, each on two of them, under accelerate
+  tamft compare plan.yaml --accelerate_config fsdp2
+      a plan that says `processes: 2`, on a machine with 8 GPUs: four runs at once, each on two of them
   tamft compare plan.yaml --engine ray --address auto
       one task of a Ray cluster for each run
   tamft compare plan.yaml --shard 3/16
@@ -84,10 +84,10 @@ def main(argv: Sequence[str]) -> int:
     """`tamft compare …`. Returns the exit code. Raises InputError."""
     parser = _parser()
     args = parser.parse_words(argv)
-    setting = _setting(args)
     quiet_libraries()
     print("reading the plan: optimizers, data, tasks …", file=sys.stderr, flush=True)
     plan = read_plan(Path(args.plan))
+    setting = _setting(args, plan.processes)
     folder = Path(
         args.output_dir or Path("studies") / re.sub(r"[^a-z0-9]+", "-", plan.content["name"].lower()).strip("-")
     )
@@ -223,7 +223,6 @@ def _parser() -> Parser:
     parser.add_argument("--dry_run", action="store_true", help="check, print runs, hours and sizes; write nothing")
     parser.add_argument("--earlier", metavar="DIR", help="with --dry_run: a study that tells how much runs differ")
     parser.add_argument("--jobs", type=_positive, metavar="N", help="runs at once (default: as many as GPUs allow; 1)")
-    parser.add_argument("--num_processes", type=_positive, default=1, metavar="N", help="processes (GPUs) of each run")
     parser.add_argument("--num_cpu_threads_per_process", type=_positive, metavar="N", help="(default: shared out)")
     parser.add_argument("--accelerate_config", metavar="NAME", help="preset or file for each run, as in `tamft train`")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="where runs are carried out")
@@ -234,7 +233,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _setting(args: argparse.Namespace) -> Setting:
+def _setting(args: argparse.Namespace, processes: int) -> Setting:
     from tamft.train.launch import threads_per_process
     from tamft.train.shipped import find_preset
 
@@ -243,16 +242,16 @@ def _setting(args: argparse.Namespace) -> Setting:
     if args.accelerate_config:
         find_preset(args.accelerate_config)
     devices = _devices()
-    if args.num_processes > max(1, len(devices)) and not args.accelerate_config and not args.address:
+    if processes > max(1, len(devices)) and not args.accelerate_config and not args.address:
         raise InputError(
-            f"--num_processes {args.num_processes}: one GPU is needed for each and there are {len(devices)}; several "
-            "processes on CPUs: --accelerate_config ddp"
+            f"{args.plan}: processes: {processes}: one GPU is needed for each and there are {len(devices)}; several "
+            "processes on CPUs: --accelerate_config ddp, and use_cpu: true in train"
         )
-    jobs = args.jobs or max(1, len(devices) // args.num_processes)
-    threads = args.num_cpu_threads_per_process or threads_per_process(jobs * args.num_processes)
+    jobs = args.jobs or max(1, len(devices) // processes)
+    threads = args.num_cpu_threads_per_process or threads_per_process(jobs * processes)
     return Setting(
         jobs,
-        args.num_processes,
+        processes,
         args.accelerate_config,
         devices,
         threads,

@@ -58,6 +58,11 @@ class Plan:
         return str(self.content["hash"])
 
     @property
+    def processes(self) -> int:
+        """Processes (GPUs) of each run."""
+        return int(self.content.get("processes", 1))
+
+    @property
     def seeds(self) -> dict[str, list[int]]:
         """`screen`, `confirm` and `aa`."""
         return dict(self.content["seeds"])
@@ -120,6 +125,8 @@ def read_plan(path: Path) -> Plan:
         "delta": given.delta,
         "sd": given.sd,
     }
+    if given.processes > 1:  # the global batch, and so the result, depends on it
+        content["processes"] = given.processes
     content["hash"] = digest(content)
     report = specs["report"] or {}
     return Plan(path, content, arms, model, options, files, specs["select"], report, tasks, warnings)

@@ -117,6 +117,8 @@ def _run(
         "seed": seed,
         "tasks": _tasks(plan, stage),
     }
+    if plan.processes > 1:
+        content["processes"] = plan.processes
     return Run(digest(content)[:16], stage, arm, optim, tuple(args.items()), tuple(params.items()), seed, control)
 
 

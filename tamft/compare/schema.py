@@ -121,6 +121,7 @@ class Plan(_Part):
     description: str | None = None
     model: str
     recipe: str = "encoder_pairs"
+    processes: int = Field(default=1, ge=1)
     train: dict[str, Any]
     select: Select
     report: Tasks

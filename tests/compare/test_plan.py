@@ -243,6 +243,15 @@ def test_the_fixed_list_of_runs(plan_file):
     assert not [run for run in runs.confirm(plan, chosen | {"msam": None}) if run.arm == "msam"]
 
 
+def test_processes_are_part_of_a_run(write, plan_file):
+    """The global batch depends on them."""
+    plan = read_plan(write(setter("processes", 2)))
+    assert plan.processes == 2
+    assert not {run.key for run in runs.screen(plan)} & {run.key for run in runs.screen(read_plan(plan_file))}
+    with pytest.raises(InputError, match="processes: 2: one GPU is needed for each and there are 0"):
+        main([str(plan.path)])
+
+
 def test_screened_only(write):
     plan = read_plan(write(lambda content: content.update(confirm=["adatamw"], controls={"aa": False})))
     assert plan.content["confirm"] == ["adamw_torch", "adatamw"]
