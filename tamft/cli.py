@@ -49,6 +49,18 @@ def _plot(argv: list[str]) -> int:
     return main(argv)
 
 
+def _compare(argv: list[str]) -> int:
+    from tamft.compare.command import main
+
+    return main(argv)
+
+
+def _suggest_lr(argv: list[str]) -> int:
+    from tamft.compare.suggest_lr import main
+
+    return main(argv)
+
+
 def _doctor(argv: list[str]) -> int:
     from tamft.doctor import main
 
@@ -67,6 +79,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "recipes": (_recipes, "list, show and copy the recipes, their configs and accelerate's presets"),
     "eval": (_eval, "score models on MTEB tasks, side by side"),
     "suites": (_suites, "suites of MTEB tasks: list them, look inside, get their data"),
+    "compare": (_compare, "is an optimizer better on your data? tuned with equal budgets, confirmed on fresh seeds"),
+    "suggest-lr": (_suggest_lr, "carry a learning rate of AdamW or SGD over to a torque optimizer"),
     "report": (_report, "scores side by side: table, Markdown, CSV, JSON or a page; into model cards"),
     "plot": (_plot, "draw loss, alignment, damping and momentum of a training from its log"),
     "doctor": (_doctor, "what is wrong with this machine, a checkpoint, a model or an adapter"),
@@ -82,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="tamft",
         description="Torque-Aware Momentum and Momentum-SAM for people who fine-tune embedding models.",
         epilog="commands:\n"
-        + "\n".join(f"  {name:<8}{text}" for name, (_, text) in COMMANDS.items())
+        + "\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items())
         + "\n\n`tamft COMMAND --help` explains a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,5 +1,7 @@
 """YAML files that people write or pass around: plain values, and no more memory than the file has bytes."""
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +49,18 @@ def read_yaml(path: Path, label: str | None = None) -> Any:
         raise
     except (ValueError, RecursionError) as error:  # the date 2026-99-99; a thousand brackets
         raise InputError(f"{label}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def expand(text: str, label: str) -> str:
+    """`${DATA}/pairs.jsonl` with the variables of the environment: files that people share name no machine's folders.
+
+    Raises InputError for a variable that is not set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in os.environ:
+            raise InputError(f"{label}: {text}: the environment variable {name} is not set; export {name}=FOLDER")
+        return os.environ[name]
+
+    return re.sub(r"\$\{(\w+)\}", value, text)

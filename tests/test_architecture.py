@@ -28,6 +28,8 @@ BELOW: dict[str, set[str]] = {
     "doctor": {"doctor", "hf", "registry", "optim", *LEAVES},
     "train": {"train", "hf", "registry", "optim", *LEAVES},
     "evaluation": {"evaluation", "hf", "registry", "optim", *LEAVES},
+    # it trains and scores, so it stands above both, which still meet only through files
+    "compare": {"compare", "train", "evaluation", "hf", "registry", "optim_args", "optim", *LEAVES},
     "__init__": {"optim", "hf", "registry"},
 }
 TOP = {"cli", "demo", "__main__"}

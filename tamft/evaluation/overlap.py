@@ -40,7 +40,7 @@ def count(task: "AbsTask", trained_on: fingerprints.Fingerprint | None) -> dict[
         return None
     return {
         split: {
-            subset: dict(zip(("texts", "of"), trained_on.count(_texts(task, split, subset)), strict=True))
+            subset: dict(zip(("texts", "of"), trained_on.count(test_texts(task, split, subset)), strict=True))
             for subset in task.hf_subsets
         }
         for split in task.eval_splits
@@ -68,7 +68,7 @@ def notes(records: Sequence[Record], label: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _texts(task: "AbsTask", split: str, subset: str) -> Iterator[str]:
+def test_texts(task: "AbsTask", split: str, subset: str) -> Iterator[str]:
     data: Any = getattr(task, "queries", None) or task.dataset or {}  # older retrieval tasks have `queries`
     data = data.get(subset, data)  # with one subset some tasks leave this level out
     part: Any = data.get(split)

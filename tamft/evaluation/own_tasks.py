@@ -30,6 +30,7 @@ from tamft.errors import InputError
 from tamft.evaluation import own_data
 from tamft.evaluation.own_data import Built, Column, Paths, Table, Tables, read_table
 from tamft.registry import nearest
+from tamft.yaml_file import expand
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")  # a file name on every system, and nothing above it
 GENERAL = {"name", "type", "description", "language", "metric", "columns", "options"}
@@ -71,7 +72,7 @@ def own_task(entry: dict[str, Any], folder: Path) -> AbsTask:
 
     Args:
         entry: name, type, the type's files, and perhaps description, language, metric, columns, options.
-        folder: of the suite: what relative file names start from.
+        folder: of the suite: what relative file names start from. `${DATA}` in a name is a variable of the environment.
 
     Raises:
         InputError: anything in the entry or its files that would make the score wrong, or no score.
@@ -79,7 +80,7 @@ def own_task(entry: dict[str, Any], folder: Path) -> AbsTask:
     name = entry["name"]
     kind, where = _kind(entry), f"task {name!r}"
     _check_keys(where, entry, kind)
-    paths = {part: (folder / str(entry[part])).resolve() for part in kind.files}
+    paths = {part: (folder / expand(str(entry[part]), where)).resolve() for part in kind.files}
     columns = {part: _columns(where, entry.get("columns") or {}, part, kind) for part in kind.files}
     _, attributes = kind.build(_read(paths, columns), paths)
     says = {key: value for key, value in entry.items() if key not in ("description", *kind.files)}

@@ -23,13 +23,15 @@ _held: set[Path] = set()
 
 
 @contextlib.contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path, name: str = NAME) -> Iterator[None]:
     """No other run in `folder` while this block runs. Only the main one of several processes may ask.
+
+    `name`: of the lock's file; locks of other names are other locks.
 
     Raises InputError that says who is running there. Does nothing on file systems (and Windows) without locks. A file
     that a killed run left behind holds nobody up: the lock itself went with the process.
     """
-    path = (folder / NAME).absolute()
+    path = (folder / name).absolute()
     if fcntl is None:
         yield
         return

@@ -60,6 +60,7 @@ def start(training_args: Any, facts: dict[str, Any]) -> dict[str, Any]:
         "seconds": 0.0,
         "peak_memory_bytes": None,
         "loss": [],
+        "eval_loss": [],
         "telemetry": [],
         "checks": None,
         "model_dir": None,

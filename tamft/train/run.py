@@ -74,6 +74,7 @@ class RunCallback(TrainerCallback):
             "seconds": round(time.perf_counter() - self.started, 3),
             "peak_memory_bytes": record.peak_memory_bytes(),
             "loss": [[entry["step"], entry["loss"]] for entry in history if "loss" in entry],
+            "eval_loss": [[entry["step"], entry["eval_loss"]] for entry in history if "eval_loss" in entry],
             "telemetry": record.telemetry(history),
         }
 

@@ -83,6 +83,8 @@ def test_evaluation_loss(recipe, rows_file):
     flags = ["--eval_strategy", "steps", "--eval_steps", 2]
     code, _, folder = recipe("--eval_file", rows_file(name="eval.jsonl"), *flags)
     assert (code, len(read(folder)["data"])) == (0, 2)
+    measured = read(folder)["eval_loss"]
+    assert [step for step, _ in measured] == [2, 4] and all(value > 0 for _, value in measured)
     code, error, folder = recipe(*flags, folder="other")
     assert (code, folder.exists()) == (2, False)
     assert "--eval_strategy steps needs --eval_file" in error
