@@ -98,7 +98,7 @@ def _load_folder(identity: Identity, device: str | None, precision: dict[str, An
             revision = base.revision if base.folder is None else None
             model = SentenceTransformer(str(base.folder or base.name), revision=revision, **options)
             model.load_adapter(str(identity.folder))
-        _check_adapter_fits(model, identity)
+        _fit_adapter(model, identity)
         warning = NO_OP if changes_nothing(model) else None
         wrapper = SentenceTransformerEncoderWrapper(model, model_prompts=_base_prompts(model, identity.base))
     return wrapper, warning
@@ -158,7 +158,7 @@ def _unused(name: str) -> bool:
     return name.startswith("pooler.") or ".pooler." in name
 
 
-def _check_adapter_fits(model: "SentenceTransformer", identity: Identity) -> None:
+def _fit_adapter(model: "SentenceTransformer", identity: Identity) -> None:
     """peft only warns when saved weights have no place, and goes on with freshly made ones.
 
     DoRA's magnitudes are put in their places here: peft saves them as `…lora_magnitude_vector`, and transformers (up to
