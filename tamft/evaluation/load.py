@@ -16,6 +16,8 @@ NO_OP = (
     "the ones meant?"
 )
 
+MAGNITUDE = ".lora_magnitude_vector"
+
 NO_MODULES = "it has no modules.json, so mean pooling is assumed, without prompts: is that how it was trained?"
 
 
@@ -96,7 +98,7 @@ def _load_folder(identity: Identity, device: str | None, precision: dict[str, An
             revision = base.revision if base.folder is None else None
             model = SentenceTransformer(str(base.folder or base.name), revision=revision, **options)
             model.load_adapter(str(identity.folder))
-        _check_adapter_fits(model, identity)
+        _fit_adapter(model, identity)
         warning = NO_OP if changes_nothing(model) else None
         wrapper = SentenceTransformerEncoderWrapper(model, model_prompts=_base_prompts(model, identity.base))
     return wrapper, warning
@@ -156,8 +158,12 @@ def _unused(name: str) -> bool:
     return name.startswith("pooler.") or ".pooler." in name
 
 
-def _check_adapter_fits(model: "SentenceTransformer", identity: Identity) -> None:
-    """peft only warns when saved weights have no place, and goes on with freshly made ones."""
+def _fit_adapter(model: "SentenceTransformer", identity: Identity) -> None:
+    """peft only warns when saved weights have no place, and goes on with freshly made ones.
+
+    DoRA's magnitudes are put in their places here: peft saves them as `…lora_magnitude_vector`, and transformers (up to
+    5.23) does not find `….weight` by that name.
+    """
     from safetensors import safe_open
 
     file = identity.folder / "adapter_model.safetensors"
@@ -165,16 +171,21 @@ def _check_adapter_fits(model: "SentenceTransformer", identity: Identity) -> Non
         return
 
     def plain(name: str) -> str:  # peft's names differ between file and model by these parts
-        return ".".join(part for part in name.split(".") if part not in ("default", "modules_to_save"))
+        name = ".".join(part for part in name.split(".") if part not in ("default", "modules_to_save"))
+        return name.removesuffix(".weight") if MAGNITUDE in name else name
 
-    places = [plain(name) for name, _ in model.transformers_model.named_parameters()]
+    places = {plain(name): parameter for name, parameter in model.transformers_model.named_parameters()}
     with safe_open(file, framework="pt") as weights:
-        saved = [plain(key.removeprefix("base_model.model.")) for key in weights.keys()]  # noqa: SIM118 - not a dict
-    lost = [key for key in saved if not any(place.endswith(key) for place in places)]
+        names = {key: plain(key.removeprefix("base_model.model.")) for key in weights.keys()}  # noqa: SIM118 - no dict
+        found = {key: next((place for place in places if place.endswith(name)), None) for key, name in names.items()}
+        for key, place in found.items():
+            if place and place.endswith(MAGNITUDE):
+                places[place].data.copy_(weights.get_tensor(key))
+    lost = [names[key] for key, place in found.items() if place is None]
     if lost:
         raise ValueError(
             f"the adapter does not fit its base model {identity.base.typed if identity.base else ''!r}: "
-            f"{len(lost)} of its {len(saved)} weights have no place there, for example {lost[0]!r}"
+            f"{len(lost)} of its {len(names)} weights have no place there, for example {lost[0]!r}"
         )
 
 

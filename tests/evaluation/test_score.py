@@ -123,6 +123,27 @@ def test_base_and_adapter_differ(score, tiny_model, tmp_path, kind):
     assert abs(tuned["main_score"] - base["main_score"]) > 1e-4
 
 
+@pytest.mark.parametrize("kind", ["sentence-transformers", "peft", "recipe"])
+def test_dora_is_scored_with_its_magnitudes(score, tiny_model, tmp_path, kind):
+    """Most save them under a name that transformers does not find again; peft does. The recipe adds `.weight`."""
+    from peft import PeftModel
+    from safetensors.torch import load_file, save_file
+    from sentence_transformers import SentenceTransformer
+
+    way = "peft" if kind == "peft" else "sentence-transformers"
+    adapter = save_adapter(tiny_model, tmp_path / "dora", kind=way, dora=True)
+    file, end = adapter / "adapter_model.safetensors", ".lora_magnitude_vector"
+    if kind == "recipe":
+        save_file({key + ".weight" * key.endswith(end): value for key, value in load_file(file).items()}, file)
+    merged = SentenceTransformer(str(tiny_model), device="cpu")
+    merged[0].model = PeftModel.from_pretrained(merged[0].model, str(adapter)).merge_and_unload()
+    merged.save_pretrained(str(tmp_path / "merged"))
+    base, tuned, whole = score(tiny_model, adapter, tmp_path / "merged")
+    assert (tuned["status"], tuned["reason"]) == ("ok", None)
+    assert tuned["main_score"] == pytest.approx(whole["main_score"], abs=1e-6)
+    assert abs(tuned["main_score"] - base["main_score"]) > 1e-4
+
+
 def test_an_adapter_from_peft_keeps_its_bases_pooling(score, model, tmp_path):
     """peft saves no pooling: without the base's, the scores would be those of mean pooling."""
     pooling = next(model.glob("*Pooling/config.json"))
