@@ -81,7 +81,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "suites": (_suites, "suites of MTEB tasks: list them, look inside, get their data"),
     "compare": (_compare, "is an optimizer better on your data? tuned with equal budgets, confirmed on fresh seeds"),
     "suggest-lr": (_suggest_lr, "carry a learning rate of AdamW or SGD over to a torque optimizer"),
-    "report": (_report, "scores side by side: table, Markdown, CSV, JSON or a page; into model cards"),
+    "report": (_report, "scores side by side, verdicts of a study: table, Markdown, CSV, JSON, a page; model cards"),
     "plot": (_plot, "draw loss, alignment, damping and momentum of a training from its log"),
     "doctor": (_doctor, "what is wrong with this machine, a checkpoint, a model or an adapter"),
     "demo": (_demo, "fine-tune a real model with three optimizers and compare, in a few minutes"),
