@@ -118,6 +118,8 @@ def main(argv: list[str]) -> int:
     )
 
     # 6. Train, save, evaluate.
+    if not resume:
+        run.remove_checkpoints(Path(training_args.output_dir))
     result = trainer.train(resume_from_checkpoint=resume)
     trainer.save_metrics("train", result.metrics)
     if test_rows is not None:

@@ -10,7 +10,8 @@ from tamft.errors import InputError
 # (oldest that is supported, newest that was tested). The oldest are pyproject.toml's lower bounds.
 VERSIONS = {
     "torch": ("2.6", "2.15"),
-    "transformers": ("5.6", "5.23"),  # 5.0 to 5.5 do not find the weights of an adapter on a model without a head
+    # 5.0 to 5.5 do not find an adapter's weights where the model has no head, and not BERT's LayerNorms in a checkpoint
+    "transformers": ("5.6", "5.23"),
     "accelerate": ("1.10", "1.15"),
     "sentence-transformers": ("6.0", "6.2"),
     "peft": ("0.19", "0.21"),

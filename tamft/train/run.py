@@ -162,6 +162,13 @@ def _resume_from(wish: str, folder: Path, args: Any) -> Path | None:
     return path
 
 
+def remove_checkpoints(folder: Path) -> None:
+    """An old run's, where a new one starts: a later resume would take the highest number. In the main process."""
+    if _RANK == 0:
+        for stale in checkpoints(folder):
+            shutil.rmtree(stale)
+
+
 def fit(
     trainer: PairsTrainer,
     facts: dict[str, Any],
@@ -200,9 +207,8 @@ def _fit(
     folder = Path(trainer.args.output_dir)
     path = folder / "run.json"
     before = record.read_json(path) if checkpoint else None
-    if trainer.is_world_process_zero() and checkpoint is None:
-        for stale in checkpoints(folder):  # a later resume would take the highest number, an old run's
-            shutil.rmtree(stale)
+    if checkpoint is None:
+        remove_checkpoints(folder)
     trainer.accelerator.wait_for_everyone()
     content = record.start(trainer.args, facts)
     content["first_batches_sha256"] = (before or {}).get("first_batches_sha256")
