@@ -3,13 +3,20 @@
 import argparse
 import difflib
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tamft.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
     """argparse with tamft's words: hyphens in flags are underscores, and a mistake is an InputError of one line."""
+
+    def __init__(self, *, examples: str | None = None, **options: Any) -> None:
+        """As argparse; `examples` stand below the help as they are written, and flags are then said in full."""
+        if examples is not None:
+            options |= {"epilog": examples, "allow_abbrev": False}
+            options["formatter_class"] = argparse.RawDescriptionHelpFormatter
+        super().__init__(**options)
 
     def parse_words(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse a command line. Raises InputError for an unknown flag, with the nearest one, and for a bad value."""

@@ -214,9 +214,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="tamft compare",
         description="Compare optimizers on your data: equal budgets, fresh seeds, controls, an honest verdict.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        examples=EXAMPLES,
     )
     parser.add_argument("plan", metavar="PLAN", help="YAML file, see docs/compare.md")
     parser.add_argument("--output_dir", metavar="DIR", help="the study's folder (default: studies/NAME)")

@@ -1,6 +1,5 @@
 """`tamft suites`: what suites there are, what is in them, and their data on this machine."""
 
-import argparse
 import os
 import shutil
 from collections import Counter
@@ -38,9 +37,7 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="tamft suites",
         description="Suites of MTEB tasks: what there is, what is in it, and getting its data.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        examples=EXAMPLES,
     )
     actions = ("ls", "show", "prefetch", "cp")
     parser.add_argument("action", choices=actions, metavar="ACTION", help=" | ".join(actions))

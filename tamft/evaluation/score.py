@@ -4,7 +4,6 @@ Everything is run and stored by mteb itself; what is added is the models' identi
 a task that fails or whose data is not here is a record with a reason, never a zero and never a lost evening.
 """
 
-import argparse
 import os
 import shlex
 import sys
@@ -186,9 +185,7 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="tamft eval",
         description="Score embedding models on MTEB tasks, side by side. Everything is run and stored by mteb.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        examples=EXAMPLES,
     )
     parser.add_argument("models", nargs="+", metavar="MODEL", help="model folder, LoRA adapter folder or Hub name")
     parser.add_argument("--tasks", nargs="+", metavar="NAME", help="mteb's task names, for example STS13 SICK-R")

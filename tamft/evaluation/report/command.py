@@ -131,9 +131,7 @@ def _parser() -> Parser:
         prog="tamft report",
         description="Scores of several models side by side: by task, by task type and as means, with the differences "
         "from a baseline and everything the numbers depend on.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        examples=EXAMPLES,
     )
     parser.add_argument(
         "paths",
