@@ -2,11 +2,13 @@
 
     python eval/make_tables.py eval/results
 
-A sitting is a folder with files of `tamft eval --json`; its NOTES.md (written by hand: what was done, what it says and
-what it does not) comes before its tables. Nothing else enters the tables: what is in the files is shown, all of it.
+A sitting is a folder with files of `tamft eval --json`, or with studies of `tamft compare` (a folder each), or both; its
+NOTES.md (written by hand: what was done, what it says and what it does not) comes before its tables. Nothing else enters
+the tables: what is in the files is shown, all of it.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -15,7 +17,11 @@ from tamft.errors import InputError
 from tamft.evaluation.figures import check_matplotlib
 from tamft.evaluation.report.command import collect
 from tamft.evaluation.report.html import make_page
+from tamft.evaluation.report.study.files import read_study
+from tamft.evaluation.report.study.html import make_page as make_study_page
+from tamft.evaluation.report.study.text import markdown as study_markdown
 from tamft.evaluation.report.text import markdown
+from tamft.evaluation.study.runs import make_study
 
 INTRODUCTION = """\
 # Results
@@ -29,29 +35,35 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("folder", type=Path, help="the results folder, with one folder for each sitting")
 parser.add_argument("--no_pages", action="store_true", help="SUMMARY.md only; needs no matplotlib")
 args = parser.parse_args()
-sittings = sorted({file.parent for file in args.folder.glob("*/*.json")}, reverse=True)  # the latest first
+files = [*args.folder.glob("*/*.json"), *(study.parent for study in args.folder.glob("*/*/study.jsonl"))]
+sittings = sorted({file.parent for file in files}, reverse=True)  # the latest first
 
 try:
     if not sittings:
-        raise InputError(f"{args.folder}: no sitting in it: a folder with a file of `tamft eval --json`")
+        raise InputError(f"{args.folder}: no sitting in it: a folder with a file of `tamft eval --json`, or with a study")
     if not args.no_pages:
         check_matplotlib()
     parts, pages = [INTRODUCTION], {}
     for sitting in sittings:
-        # 2. The scores of a sitting, and its runs if they are there
-        summary, runs = collect(
-            [*sorted(sitting.glob("*.json")), *(f.parent for f in sorted(sitting.glob("*/run.json")))]
-        )
         notes = sitting / "NOTES.md"
-        words = notes.read_text(encoding="utf-8") if notes.exists() else f"## {sitting.name}\n"
-        parts.append(f"{words.strip()}\n\n### Scores\n\n{markdown(summary, runs)}")
-        pages[sitting / "report.html"] = None if args.no_pages else make_page(runs, summary)
+        parts.append(notes.read_text(encoding="utf-8").strip() if notes.exists() else f"## {sitting.name}")
+        # 2. The scores of a sitting, and its runs if they are there
+        scores = sorted(sitting.glob("*.json"))
+        if scores:
+            summary, runs = collect([*scores, *(file.parent for file in sorted(sitting.glob("*/run.json")))])
+            parts.append(f"### Scores\n\n{markdown(summary, runs).strip()}")
+            pages[sitting / "report.html"] = None if args.no_pages else make_page(runs, summary)
+        # 3. Its studies: their headings one below those of the sitting
+        for file in sorted(sitting.glob("*/study.jsonl")):
+            study = make_study(*read_study(file.parent))
+            parts.append(re.sub(r"^#", "###", study_markdown(study).strip(), flags=re.MULTILINE))
+            pages[file.parent / "report.html"] = None if args.no_pages else make_study_page(study)
 except InputError as error:
     print(f"make_tables.py: error: {error}", file=sys.stderr)
     sys.exit(2)
 
-# 3. Write: all is made before anything is replaced
-for path, page in {args.folder / "SUMMARY.md": "\n".join(parts), **pages}.items():
+# 4. Write: all is made before anything is replaced
+for path, page in {args.folder / "SUMMARY.md": "\n\n".join(part.strip() for part in parts) + "\n", **pages}.items():
     if page is not None:
         write_atomically(path, page)
         print(path)

@@ -1,6 +1,7 @@
 """What has become of a run, read from its folder: nothing else remembers it, so any machine can go on."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,26 @@ def add_failure(folder: Path, error: str, *, final: bool = False) -> None:
 def forget_failures(folder: Path) -> None:
     """Let a run that failed be tried again."""
     (folder / FAILURES).unlink(missing_ok=True)
+
+
+def shorten_paths(folder: Path, names: Sequence[tuple[str, str]]) -> None:
+    """Replace paths in run.json by names: a study's small files are for others to read, and for other machines.
+
+    `names`: (path, what stands for it) in the order of replacing.
+    """
+
+    def shortened(value: Any) -> Any:
+        if isinstance(value, str):
+            for path, name in names:
+                value = value.replace(path, name)
+            return value
+        if isinstance(value, dict):
+            return {key: shortened(one) for key, one in value.items()}
+        return [shortened(one) for one in value] if isinstance(value, list) else value
+
+    record = _json(folder / RUN)
+    if record is not None and (short := shortened(record)) != record:
+        write_atomically(folder / RUN, json.dumps(short, ensure_ascii=False, indent=1) + "\n")
 
 
 def _json(path: Path) -> Any:

@@ -1,6 +1,7 @@
 """The fixed list of runs: screening, then fresh seeds for what was chosen, the controls, and the base model."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from tamft.compare import space
 from tamft.compare.arms import FLAGS, optim_args
-from tamft.compare.plan import Plan, digest
+from tamft.compare.plan import FILES, Plan, digest
 
 BASE, SCREEN, CONFIRM = "base", "screen", "confirm"
 FROZEN = {"gamma": 1.0}  # ŝ stays 0 and d stays ½: the torque is a constant
@@ -139,6 +140,7 @@ class Job:
     words: tuple[str, ...] | None  # of the recipe's command line; None: nothing is trained, `model` is scored
     model: str
     scored: tuple[dict[str, Any], ...]  # arguments of get_tasks
+    names: tuple[tuple[str, str], ...] = ()  # paths of this machine, and what stands for them in run.json
     keep_models: bool = False
     processes: int = 1
     accelerate_config: str | None = None
@@ -151,7 +153,17 @@ def job(plan: Plan, run: Run, study: Path, train_file: Path | None, **settings: 
     scored = [spec for spec in (plan.select, plan.report if run.stage != SCREEN else None) if spec is not None]
     folder = study.absolute() / "runs" / run.key
     words = None if run.stage == BASE else tuple(_words(plan, run, folder, train_file))
-    return Job(run.key, run.describe(), folder, plan.content["recipe"], words, plan.model, tuple(scored), **settings)
+    recipe, names = plan.content["recipe"], _names(plan, study.absolute())
+    return Job(run.key, run.describe(), folder, recipe, words, plan.model, tuple(scored), names, **settings)
+
+
+def _names(plan: Plan, study: Path) -> tuple[tuple[str, str], ...]:
+    """Paths of this machine that a run gets, and their names in the plan or in the study's folder."""
+    files = [Path(plan.options[key]) for key in FILES if plan.options.get(key)]
+    found = {str(path): path.name for path in (*plan.train_files, *files)}
+    if plan.model != plan.content["model"]:
+        found[plan.model] = plan.content["model"]
+    return (*found.items(), (f"{study}{os.sep}", ""))
 
 
 def _words(plan: Plan, run: Run, folder: Path, train_file: Path | None) -> list[str]:

@@ -49,6 +49,7 @@ def _work(job: Job) -> int:
     try:
         if job.words is not None:
             code = _train(job)
+            outcome.shorten_paths(job.folder, job.names)
             if code != 0:
                 return CODES.get(code, FAILED)
         if (problem := _score(job)) is not None:

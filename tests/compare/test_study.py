@@ -1,5 +1,6 @@
 """Whole studies on a tiny model: killed, continued elsewhere, on Ray, in shares."""
 
+import json
 import os
 import shutil
 import signal
@@ -54,6 +55,15 @@ def test_complete_after_a_worker_was_killed(killed_study):
     assert {key: count for key, count in attempts(folder).items() if count != 1} == {killed: 2}
     assert outcome.read(folder / "runs" / killed).attempts == 1
     assert "SIGKILL" in (folder / "runs" / killed / outcome.FAILURES).read_text(encoding="utf-8")
+
+
+def test_the_small_files_name_no_folder_of_this_machine(killed_study):
+    folder = killed_study[0]
+    texts = {path: path.read_text(encoding="utf-8") for path in folder.rglob("*.json*")}
+    assert len(texts) > 2 * 28
+    assert [path for path, text in texts.items() if str(folder.parent) in text] == []
+    one = next(text for path, text in texts.items() if path.name == outcome.RUN)
+    assert f'"output_dir": "runs/{json.loads(one)["config"]["output_dir"].split("/")[-1]}"' in one
 
 
 def test_lines_hold_what_a_report_needs(killed_study):

@@ -34,8 +34,7 @@ def report(path: Path, *, form: str | None, out: Path | None, folder: bool, argv
         from tamft.evaluation.figures import check_matplotlib
 
         check_matplotlib()
-    plan, rows = read_study(path)
-    study = make_study(plan, rows)
+    study = make_study(*read_study(path))
     command = shlex.join(["tamft", "report", *argv])
     if folder and out is not None:
         _write_all(study, out, command)

@@ -141,9 +141,10 @@ def title(study: Study) -> str:
 
 def question(study: Study) -> str:
     """What was asked, in a sentence."""
-    m, count = len(study.verdicts), len(study.tasks)
+    m, count, trials = len(study.verdicts), len(study.tasks), study.plan["trials"]
+    tuned = f"tuned with the same {trials} trials" if trials > 1 else "with one configuration each, so nothing tuned"
     return (
-        f"Which optimizer differs from {study.baseline.name}, tuned with the same {study.plan['trials']} trials, in "
+        f"Which optimizer differs from {study.baseline.name}, {tuned}, in "
         f"the mean main score of {count} task{'s' * (count > 1)}? {len(study.seeds)} trainings of each, paired t tests "
         f"over seeds{f' with Holm for {m} optimizers' * (m > 1)}; the smallest effect of interest is "
         f"±{study.plan['delta']:g}."
