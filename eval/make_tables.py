@@ -2,9 +2,9 @@
 
     python eval/make_tables.py eval/results
 
-A sitting is a folder with files of `tamft eval --json`, or with studies of `tamft compare` (a folder each), or both; its
-NOTES.md (written by hand: what was done, what it says and what it does not) comes before its tables. Nothing else enters
-the tables: what is in the files is shown, all of it.
+A sitting is a folder with files of `tamft eval --json`, with studies of `tamft compare` (a folder each), or with both.
+Its NOTES.md (written by hand: what was done, what it says and what it does not) comes before its tables. Nothing else
+enters the tables: what is in the files is shown, all of it.
 """
 
 import argparse
@@ -40,7 +40,7 @@ sittings = sorted({file.parent for file in files}, reverse=True)  # the latest f
 
 try:
     if not sittings:
-        raise InputError(f"{args.folder}: no sitting in it: a folder with a file of `tamft eval --json`, or with a study")
+        raise InputError(f"{args.folder}: no sitting in it: a folder with a file of `tamft eval --json`, or a study")
     if not args.no_pages:
         check_matplotlib()
     parts, pages = [INTRODUCTION], {}

@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all: run.json, scores, reports, data, remembered hashes."""
+"""Files and folders that are there whole or not at all: run.json, scores, reports, data, models."""
 
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 
@@ -22,3 +23,30 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_folder(target: Path, fresh: Path) -> None:
+    """Put the folder `fresh` where `target` is; what was there is deleted when the new one is in its place.
+
+    A folder cannot be replaced in one move. A crash between the two leaves `.NAME.old`; `recover_folder` puts it back.
+    """
+    old = _old(target)
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    try:
+        fresh.rename(target)
+    except OSError:
+        recover_folder(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Put back what `replace_folder` had moved away, if it was stopped before the new folder was there."""
+    if _old(target).is_dir() and not target.exists():
+        _old(target).rename(target)
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")

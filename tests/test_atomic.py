@@ -1,10 +1,11 @@
 """A file is there whole or not at all."""
 
 import os
+import shutil
 
 import pytest
 
-from tamft.atomic import write_atomically
+from tamft.atomic import recover_folder, replace_folder, write_atomically
 
 
 @pytest.mark.parametrize(("content", "expected"), [("é\n", b"\xc3\xa9\n"), (b"\r\n\x00", b"\r\n\x00"), ("", b"")])
@@ -40,3 +41,45 @@ def test_the_umask_decides_who_may_read(tmp_path, umask):
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("model", ".model.new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(name)
+    return tmp_path / "model", tmp_path / ".model.new"
+
+
+def test_a_folder_replaces_the_old_one(folders, tmp_path):
+    replace_folder(*folders)
+    assert (folders[0] / "weights").read_text() == ".model.new"
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_whose_successor_cannot_be_moved_is_still_there(folders):
+    shutil.rmtree(folders[1])
+    with pytest.raises(FileNotFoundError):
+        replace_folder(*folders)
+    assert (folders[0] / "weights").read_text() == "model"
+
+
+def test_a_crash_between_the_two_moves_loses_nothing(folders, tmp_path, monkeypatch):
+    """Neither the old folder, nor, where the new one is in its place, that one."""
+    rename = type(tmp_path).rename
+
+    def stop(path, target):
+        if path == folders[1]:
+            raise KeyboardInterrupt  # a kill runs no handler for OSError
+        return rename(path, target)
+
+    monkeypatch.setattr(type(tmp_path), "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        replace_folder(*folders)
+    assert not folders[0].exists()
+    monkeypatch.undo()
+    recover_folder(folders[0])
+    assert (folders[0] / "weights").read_text() == "model"
+    replace_folder(*folders)
+    recover_folder(folders[0])
+    assert (folders[0] / "weights").read_text() == ".model.new"

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tamft.atomic import recover_folder, replace_folder
 from tamft.errors import InputError
 from tamft.registry import nearest
 
@@ -197,7 +198,8 @@ def save_merged(adapter: Path, dtype: str = "float32") -> Path:
     whole = type(inner).from_pretrained(base, config=inner.config, **options)
     model[0].model = PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload(safe_merge=True)
     target, fresh = adapter.parent / "merged", adapter.parent / ".merged.new"
+    recover_folder(target)
     shutil.rmtree(fresh, ignore_errors=True)
     model.save_pretrained(str(fresh))
-    shutil.rmtree(target, ignore_errors=True)
-    return fresh.rename(target)
+    replace_folder(target, fresh)
+    return target

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamft import fingerprints
+from tamft.atomic import recover_folder, replace_folder
 from tamft.train import card, texts
 from tamft.train.failures import RunError, on_main
 from tamft.train.guards import Guard
@@ -24,13 +25,12 @@ def save_model(trainer: "PairsTrainer", finish: Callable[[Path], None] | None = 
     the folder is kept as `model.rejected`, an earlier `model` stays, and RunError is raised in all processes.
     """
     folder = Path(trainer.args.output_dir)
-    target, fresh, old = folder / MODEL_DIR, folder / f".{MODEL_DIR}.new", folder / f".{MODEL_DIR}.old"
+    target, fresh = folder / MODEL_DIR, folder / f".{MODEL_DIR}.new"
     main = trainer.is_world_process_zero()
     try:
         if main:
-            if old.is_dir() and not target.exists():  # killed between the two moves below
-                old.rename(target)
-            for stale in (fresh, old, folder / f"{MODEL_DIR}{REJECTED}"):
+            recover_folder(target)  # of a run that was killed
+            for stale in (fresh, folder / f"{MODEL_DIR}{REJECTED}"):
                 shutil.rmtree(stale, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()
         if trainer.is_fsdp_enabled:  # with SHARDED_STATE_DICT Trainer saves no model
@@ -40,13 +40,10 @@ def save_model(trainer: "PairsTrainer", finish: Callable[[Path], None] | None = 
         if finish is not None:
             on_main(trainer.accelerator, lambda: _or_reject(finish, fresh, target))
         if main:
-            if target.exists():
-                target.rename(old)
-            fresh.rename(target)
+            replace_folder(target, fresh)
     finally:
         if main:
             shutil.rmtree(fresh, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
     return target
 
 
