@@ -11,12 +11,15 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 from tamft.atomic import write_atomically
 from tamft.errors import InputError
 from tamft.evaluation.figures import check_matplotlib
 from tamft.evaluation.report.command import collect
 from tamft.evaluation.report.html import make_page
+from tamft.evaluation.report.page import standalone
+from tamft.evaluation.report.study.drawings import drawings
 from tamft.evaluation.report.study.files import read_study
 from tamft.evaluation.report.study.html import make_page as make_study_page
 from tamft.evaluation.report.study.text import markdown as study_markdown
@@ -33,7 +36,7 @@ files in the folders: change those, and their NOTES.md, not this. How a number g
 # 1. Which sittings
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("folder", type=Path, help="the results folder, with one folder for each sitting")
-parser.add_argument("--no_pages", action="store_true", help="SUMMARY.md only; needs no matplotlib")
+parser.add_argument("--no_pages", action="store_true", help="SUMMARY.md only, no pages and figures; needs no matplotlib")
 args = parser.parse_args()
 files = [*args.folder.glob("*/*.json"), *(study.parent for study in args.folder.glob("*/*/study.jsonl"))]
 sittings = sorted({file.parent for file in files}, reverse=True)  # the latest first
@@ -53,11 +56,18 @@ try:
             summary, runs = collect([*scores, *(file.parent for file in sorted(sitting.glob("*/run.json")))])
             parts.append(f"### Scores\n\n{markdown(summary, runs).strip()}")
             pages[sitting / "report.html"] = None if args.no_pages else make_page(runs, summary)
-        # 3. Its studies: their headings one below those of the sitting
+        # 3. Its studies: their headings one below those of the sitting, and a picture
         for file in sorted(sitting.glob("*/study.jsonl")):
-            study = make_study(*read_study(file.parent))
-            parts.append(re.sub(r"^#", "###", study_markdown(study).strip(), flags=re.MULTILINE))
-            pages[file.parent / "report.html"] = None if args.no_pages else make_study_page(study)
+            study, folder = make_study(*read_study(file.parent)), file.parent
+            drawn = {} if args.no_pages else drawings(study)
+            pages |= {folder / f"{name}.svg": standalone(one.svg) for name, one in drawn.items()}
+            pages[folder / "report.html"] = None if args.no_pages else make_study_page(study)
+            title, _, rest = re.sub(r"^#", "###", study_markdown(study), flags=re.MULTILINE).partition("\n")
+            picture = folder / "tasks.svg"
+            if picture in pages or picture.exists():
+                place = quote(picture.relative_to(args.folder).as_posix())
+                title += f"\n\n![Differences from {study.baseline.name} by task, with 95 % intervals]({place})"
+            parts.append(f"{title}\n{rest}")
 except InputError as error:
     print(f"make_tables.py: error: {error}", file=sys.stderr)
     sys.exit(2)

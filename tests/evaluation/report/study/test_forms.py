@@ -95,6 +95,13 @@ def test_sentences_say_what_was_found(study, arm):
     assert re.search(SENTENCES[arm], table.sentence(study, arm))
 
 
+def test_with_one_configuration_nothing_is_called_tuned():
+    plans = [a_plan(), a_plan(trials=1)]
+    asked = [table.question(make_study(plan, some_rows(plan))) for plan in plans]
+    assert ["tuned with the same 3 trials" in text for text in asked] == [True, False]
+    assert "with one configuration each, so nothing tuned" in asked[1]
+
+
 def sentence(arm="adatamw", rows=None, **changes):
     plan = a_plan(**changes)
     return table.sentence(make_study(plan, rows(plan) if rows else some_rows(plan)), arm)
