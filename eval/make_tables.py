@@ -18,8 +18,7 @@ from tamft.errors import InputError
 from tamft.evaluation.figures import check_matplotlib
 from tamft.evaluation.report.command import collect
 from tamft.evaluation.report.html import make_page
-from tamft.evaluation.report.page import standalone
-from tamft.evaluation.report.study.drawings import drawings
+from tamft.evaluation.report.study.drawings import files as figures_of
 from tamft.evaluation.report.study.files import read_study
 from tamft.evaluation.report.study.html import make_page as make_study_page
 from tamft.evaluation.report.study.text import markdown as study_markdown
@@ -36,7 +35,7 @@ files in the folders: change those, and their NOTES.md, not this. How a number g
 # 1. Which sittings
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("folder", type=Path, help="the results folder, with one folder for each sitting")
-parser.add_argument("--no_pages", action="store_true", help="SUMMARY.md only, no pages and figures; needs no matplotlib")
+parser.add_argument("--no_pages", action="store_true", help="SUMMARY.md alone; needs no matplotlib")
 args = parser.parse_args()
 files = [*args.folder.glob("*/*.json"), *(study.parent for study in args.folder.glob("*/*/study.jsonl"))]
 sittings = sorted({file.parent for file in files}, reverse=True)  # the latest first
@@ -59,8 +58,7 @@ try:
         # 3. Its studies: their headings one below those of the sitting, and a picture
         for file in sorted(sitting.glob("*/study.jsonl")):
             study, folder = make_study(*read_study(file.parent)), file.parent
-            drawn = {} if args.no_pages else drawings(study)
-            pages |= {folder / f"{name}.svg": standalone(one.svg) for name, one in drawn.items()}
+            pages |= {} if args.no_pages else {folder / name: svg for name, svg in figures_of(study).items()}
             pages[folder / "report.html"] = None if args.no_pages else make_study_page(study)
             title, _, rest = re.sub(r"^#", "###", study_markdown(study), flags=re.MULTILINE).partition("\n")
             picture = folder / "tasks.svg"

@@ -51,9 +51,7 @@ def text(value: Any) -> str:
 
 def key(number: int | None) -> str:
     """What stands for a series in the figures: colour and symbol of its number; None: the baseline's."""
-    colour = "var(--ink);opacity:.45" if number is None else f"var(--s{number % 8})"
-    symbol = "■" if number is None else SYMBOLS[number % len(SYMBOLS)]
-    return f'<span class="key" style="color:{colour}" aria-hidden="true">{symbol}</span>'
+    return f'<span class="key" style="color:{_colour(number)}" aria-hidden="true">{_symbol(number)}</span>'
 
 
 def words(names: Sequence[str]) -> list[str]:
@@ -61,11 +59,36 @@ def words(names: Sequence[str]) -> list[str]:
     return [f'<span class="whole">{text(name)}</span>' for name in names]
 
 
-def standalone(drawn: str) -> str:
-    """A figure of the page as a file of its own: the colours of light pages, on white."""
+def standalone(drawn: str, series: Mapping[str, int | None]) -> str:
+    """A figure of the page as a file of its own: the colours of light pages, on white, what is which below it.
+
+    `series`: the number of each one that is not named in the figure; None: the baseline's.
+    """
     colours = dict(re.findall(r"--(\w+):([^;}]+)", STYLE.partition("}")[0]))
+    drawn = _with_legend(drawn, series)
     alone = re.sub(r"var\(--(\w+)\)", lambda found: colours[found[1]], drawn)
     return alone.replace("<svg ", '<svg style="background:#fff" ', 1) + "\n"
+
+
+def _with_legend(drawn: str, series: Mapping[str, int | None]) -> str:
+    """The figure with a taller box, and two names in each line below."""
+    width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn)[0])
+    named = [
+        f'<text x="{8 + i % 2 * width / 2:g}" y="{height + 9 + i // 2 * 13:g}" style="font:9px sans-serif">'
+        f'<tspan style="fill:{_colour(number)}">{_symbol(number)}</tspan> {text(name)}</text>'
+        for i, (name, number) in enumerate(series.items())
+    ]
+    taller = f'viewBox="0 0 {width:g} {height + (len(named) + 1) // 2 * 13 + 3 * bool(named):g}"'
+    drawn = re.sub(r'viewBox="[^"]*"', taller, drawn, count=1)
+    return f"{drawn.rpartition('</svg>')[0]}{''.join(named)}</svg>"
+
+
+def _colour(number: int | None) -> str:
+    return "var(--ink);opacity:.45" if number is None else f"var(--s{number % 8})"
+
+
+def _symbol(number: int | None) -> str:
+    return "■" if number is None else SYMBOLS[number % len(SYMBOLS)]
 
 
 def table(

@@ -62,7 +62,9 @@ def test_a_folder_without_runs_is_one_clear_error(program, tmp_path, capsys):
 
 def without_scipy(file):
     """Lines of a file but those that name the scipy of whoever made it."""
-    return [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("- statistics: scipy")]
+    return [
+        line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("- statistics: scipy")
+    ]
 
 
 def test_the_committed_tables_are_what_the_files_say(program, tmp_path):

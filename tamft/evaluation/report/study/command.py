@@ -9,7 +9,6 @@ from tamft.atomic import write_atomically
 from tamft.errors import InputError
 from tamft.evaluation import compare
 from tamft.evaluation.options import check_writable
-from tamft.evaluation.report.page import standalone
 from tamft.evaluation.report.study.files import PLAN, ROWS, as_jsonl, read_study
 from tamft.evaluation.study.runs import Study, make_study
 
@@ -73,10 +72,9 @@ def _text(study: Study, form: str, command: str) -> str:
 
 
 def _write_all(study: Study, folder: Path, command: str) -> None:
-    from tamft.evaluation.report.study.drawings import drawings
+    from tamft.evaluation.report.study.drawings import files
 
-    texts = {name: _text(study, form, command) for form, name in FORMS.items()}
-    texts |= {f"{name}.svg": standalone(one.svg) for name, one in drawings(study).items()}
+    texts = {name: _text(study, form, command) for form, name in FORMS.items()} | files(study)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in texts.items():
         write_atomically(folder / name, content)

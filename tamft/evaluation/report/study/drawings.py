@@ -14,10 +14,11 @@ MOST = 30  # tasks in one picture; the table has all of them
 
 
 class Drawing(NamedTuple):
-    """A figure: its SVG, and the caption as HTML."""
+    """A figure: its SVG, the caption as HTML, and the arms that only the caption tells apart."""
 
     svg: str
     caption: str
+    arms: Sequence[str] = ()
 
 
 def drawings(study: Study) -> dict[str, Drawing]:
@@ -32,6 +33,15 @@ def drawings(study: Study) -> dict[str, Drawing]:
         "damping": lambda study: _torque(study, "damping"),
     }
     return {name: made for name, make in makers.items() if (made := make(study)) is not None}
+
+
+def files(study: Study) -> dict[str, str]:
+    """All figures as files of their own, by the files' names."""
+    number = numbers(study)
+    return {
+        f"{name}.svg": page.standalone(one.svg, {arm: number[arm] for arm in one.arms})
+        for name, one in drawings(study).items()
+    }
 
 
 def key(study: Study, names: Iterable[str]) -> str:
@@ -69,12 +79,13 @@ def _tasks(study: Study) -> Drawing | None:
     if not groups or len(study.tasks) < 2:
         return None
     title = f"Difference from {study.baseline.name} by task"
-    drawn = figures.forest("tasks", groups, title=title, xlabel="difference of the main score")
+    drawn = figures.forest("tasks", groups, title=title, xlabel=f"main score, difference from {study.baseline.name}")
     more = f" {len(study.tasks) - MOST} more tasks are in the table." if len(study.tasks) > MOST else ""
     return Drawing(
         drawn,
         f"By task, with 95 % intervals over seeds: description, not adjusted for the number of tasks.{more} "
         + key(study, study.verdicts),
+        list(study.verdicts),
     )
 
 
@@ -101,6 +112,7 @@ def _sensitivity(study: Study) -> Drawing | None:
         drawn,
         f"How much the learning rate matters: selection score ({page.text(selected_by(study))}), mean over the "
         f"screening seeds. Ring: chosen. Cross: diverged.{also} " + key(study, names),
+        names,
     )
 
 
@@ -122,6 +134,7 @@ def _best_of_k(study: Study) -> Drawing | None:
         drawn,
         "What tuning buys: expected selection score of the best of k trials. A trial that diverged counts as the "
         "study's lowest score. " + key(study, curves),
+        list(curves),
     )
 
 
@@ -143,6 +156,7 @@ def _loss(study: Study) -> Drawing | None:
     return Drawing(
         drawn,
         f"Training loss of the confirm runs: mean and range over seeds that completed.{note} " + key(study, names),
+        names,
     )
 
 
@@ -172,7 +186,7 @@ def _torque(study: Study, what: str) -> Drawing | None:
         ),
     }[what]
     drawn = figures.lines(what, made, title=title, ylabel=ylabel, level=level, legend=False)
-    return Drawing(drawn, f"{caption} " + key(study, names))
+    return Drawing(drawn, f"{caption} " + key(study, names), names)
 
 
 def _shown(study: Study) -> list[Arm]:

@@ -11,7 +11,7 @@ from tamft.evaluation.study.runs import Study
 
 def make_page(study: Study, *, command: str | None = None) -> str:
     """The whole page. `command`: what made it."""
-    drawn = {name: page.figure(*one) for name, one in drawings(study).items()}
+    drawn = {name: page.figure(one.svg, one.caption) for name, one in drawings(study).items()}
 
     def plots(*names: str) -> str:
         return page.plots([drawn[name] for name in names if name in drawn])
