@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -180,7 +180,7 @@ def test_a_folder_gets_everything(tmp_path, raw, capsys):
         assert drawn.startswith("<svg ")
         assert "var(--" not in drawn
         assert 'xmlns="http://www.w3.org/2000/svg"' in drawn
-        ElementTree.fromstring(drawn)
+        ET.fromstring(drawn)
         assert "adatamw" in drawn  # a file of its own has no caption that says what is which
     assert "67 runs, 3 optimizers" in capsys.readouterr().err
 
