@@ -13,7 +13,7 @@ import torch
 from tamft.optim import cuda_tables
 from tamft.optim.cuda_tables import PLAIN, REDUCE, WAITING, WHOLE
 
-CASES = Path(__file__).with_name("triton_cases.py")
+HERE = Path(__file__).parent
 # Kinds of tensors (PLAIN: no torque) and sizes, in units of a piece: several, one, a fraction, none, beyond a batch.
 QUEUES = [
     ([3.5, 1, 0.5, 0, 700, 20, 1], "WWWWWWW"),
@@ -29,12 +29,15 @@ def needs_triton() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["test_case", "not test_case"])
-def test_in_the_interpreter(part, run_python):
-    """`triton_cases.py` in a fresh process: Triton decides when it is imported whether it compiles or interprets."""
+@pytest.mark.parametrize(("file", "part"), [("cases", "test_case"), ("cases", "not test_case"), ("contract", "test")])
+def test_in_the_interpreter(file, part, run_python):
+    """Files in a fresh process: Triton decides when it is imported whether it compiles or interprets."""
     needs_triton()
-    arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", part, "--rootdir", CASES.parents[2]]
-    result = run_python("-m", "pytest", CASES, *arguments, env={"TRITON_INTERPRET": "1"}, timeout=1200)
+    arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.optim.interpreted", "-k", part]
+    arguments += ["--rootdir", HERE.parents[1]]
+    result = run_python(
+        "-m", "pytest", HERE / f"triton_{file}.py", *arguments, env={"TRITON_INTERPRET": "1"}, timeout=1200
+    )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
     assert " passed" in result.stdout and "failed" not in result.stdout and "skipped" not in result.stdout
 
