@@ -1,9 +1,8 @@
-"""Tasks of one's own: what is read, what mteb makes of it, and what is refused before any work."""
+"""Tasks of one's own: what is read, and what mteb makes of it."""
 
 import csv
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,9 @@ import pytest
 
 from tamft.errors import InputError
 from tamft.evaluation.own_tasks import KINDS
-from tamft.evaluation.suites import suite_folder
 from tamft.evaluation.tasks import get_tasks
+from tests.evaluation.shop import EXAMPLE, altered
 
-EXAMPLE = suite_folder() / "example" / "own_tasks.yaml"
 NAMES = {
     "Classification": "ShopIntents",
     "Clustering": "ShopTopics",
@@ -68,7 +66,7 @@ def test_classification_is_a_probe_on_the_training_rows(tmp_path, tiny_model, en
 
     from tamft.evaluation.score import evaluate
 
-    suite = copy(tmp_path, "options: {samples_per_label: 4, n_experiments: 5}", "options: {samples_per_label: 99}")
+    suite = altered(tmp_path, "options: {samples_per_label: 4, n_experiments: 5}", "options: {samples_per_label: 99}")
     (record,) = evaluate([str(tiny_model)], tasks=["ShopIntents"], suite=suite, results=tmp_path / "r", device="cpu")
     train, test = rows("intents_train.csv"), rows("intents_test.csv")
     probe = LogisticRegression(max_iter=100, random_state=42)
@@ -156,18 +154,6 @@ def test_clustering_is_mtebs(tiny_model, scores):
 # --- kinds of files, columns, revisions -------------------------------------------------------------------------------
 
 
-def copy(folder: Path, old: str = "", new: str = "", **files: str) -> str:
-    """A copy of the example in which one line of YAML, or whole files, are other ones."""
-    target = folder / "example"
-    shutil.copytree(EXAMPLE.parent, target, dirs_exist_ok=True)
-    suite = target / "own_tasks.yaml"
-    assert old in suite.read_text()
-    suite.write_text(suite.read_text().replace(old, new))
-    for name, text in files.items():
-        (target / name).write_text(text)
-    return str(suite)
-
-
 def content(task):
     task.load_data()
     return task.dataset
@@ -179,7 +165,7 @@ def test_the_same_rows_in_another_kind_of_file_are_the_same_task(tmp_path, suffi
     import pyarrow.parquet as pq
 
     ours, name = rows("intents_test.csv"), f"intents_test{suffix}"
-    suite = copy(tmp_path, "test: intents_test.csv", f"test: {name}")
+    suite = altered(tmp_path, "test: intents_test.csv", f"test: {name}")
     target = Path(suite).parent / name
     if suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(ours), target)
@@ -195,13 +181,15 @@ def test_the_same_rows_in_another_kind_of_file_are_the_same_task(tmp_path, suffi
 
 def test_classes_are_numbered_in_the_order_of_their_numbers(tmp_path):
     train = "question,intent\n" + "".join(f"text {i},{i}\n" for i in range(12))
-    task = get_tasks(["ShopIntents"], suite=copy(tmp_path, **{"intents_train.csv": train, "intents_test.csv": train}))
+    task = get_tasks(
+        ["ShopIntents"], suite=altered(tmp_path, **{"intents_train.csv": train, "intents_test.csv": train})
+    )
     assert content(task[0])["train"]["label"][:] == list(range(12))
 
 
 def test_queries_without_a_judgment_are_left_out_and_grades_are_kept(tmp_path):
     qrels = "query-id,corpus-id,score\nrepair1,brakes,2\nrepair1,wheel,0\n"
-    (task,) = get_tasks(["ShopAnswers"], suite=copy(tmp_path, **{"qrels.csv": qrels}))
+    (task,) = get_tasks(["ShopAnswers"], suite=altered(tmp_path, **{"qrels.csv": qrels}))
     split = content(task)["default"]["test"]
     assert split["relevant_docs"] == {"repair1": {"brakes": 2, "wheel": 0}}
     assert split["queries"]["id"][:] == ["repair1"]
@@ -210,7 +198,7 @@ def test_queries_without_a_judgment_are_left_out_and_grades_are_kept(tmp_path):
 
 def test_rerankings_rows_of_one_query_are_put_together_and_a_text_is_one_document(tmp_path):
     table = "query,positive,negative\nwhere?,here,there\nwhere?,,nowhere\nwhen?,now,here\n"
-    suite = copy(tmp_path, "test: candidates.jsonl", "test: c.csv", **{"c.csv": table})
+    suite = altered(tmp_path, "test: candidates.jsonl", "test: c.csv", **{"c.csv": table})
     split = content(get_tasks(["ShopCandidates"], suite=suite)[0])["default"]["test"]
     text = dict(zip(split["corpus"]["id"][:], split["corpus"]["text"][:], strict=True))
     assert sorted(text.values()) == ["here", "now", "nowhere", "there"]
@@ -247,7 +235,7 @@ def test_a_model_that_tells_nothing_apart_ranks_nothing_well():
 
 def test_the_revision_follows_content_and_definition(tmp_path):
     def revision(name, *change, **files):
-        return get_tasks([name], suite=copy(tmp_path, *change, **files))[0].metadata.revision
+        return get_tasks([name], suite=altered(tmp_path, *change, **files))[0].metadata.revision
 
     first = revision("ShopTopics")
     assert re.fullmatch(r"[0-9a-f]{40}", first)
@@ -261,7 +249,7 @@ def test_scores_of_changed_data_are_not_taken_for_the_old_ones(tmp_path, tiny_mo
     from tamft.evaluation.score import evaluate
 
     def score(**files):
-        suite = copy(tmp_path, **files)
+        suite = altered(tmp_path, **files)
         return evaluate([str(tiny_model)], tasks=["ShopSimilarity"], suite=suite, results=tmp_path / "r", device="cpu")[
             0
         ]
@@ -272,7 +260,7 @@ def test_scores_of_changed_data_are_not_taken_for_the_old_ones(tmp_path, tiny_mo
 
 
 def test_files_that_change_between_check_and_use_are_noticed(tmp_path):
-    suite = copy(tmp_path)
+    suite = altered(tmp_path)
     (task,) = get_tasks(["ShopTopics"], suite=suite)
     file = Path(suite).parent / "intents_test.csv"
     file.write_text(file.read_text().replace("terrible", "awful"))
@@ -283,118 +271,3 @@ def test_files_that_change_between_check_and_use_are_noticed(tmp_path):
 def test_a_suite_file_among_the_tasks(tmp_path):
     tasks = get_tasks(["STS13", str(EXAMPLE)], task_types=["STS"])
     assert [task.metadata.name for task in tasks] == ["STS13", "ShopSimilarity"]
-
-
-# --- refused before any work ------------------------------------------------------------------------------------------
-
-WRONG_FILES = {
-    "an empty file": ("ShopTopics", "intents_test.csv", "", "the file is empty"),
-    "a header alone": ("ShopTopics", "intents_test.csv", "question,intent\n", "holds no rows"),
-    "a missing column": ("ShopTopics", "intents_test.csv", "question,intnet\na,b\n", "no column 'intent'.*intnet"),
-    "a missing text": ("ShopTopics", "intents_test.csv", "question,intent\na,x\n ,y\n", "line 3: column 'question'"),
-    "a missing class": ("ShopTopics", "intents_test.csv", "question,intent\na,x\nb,\n", "line 3: column 'intent' has"),
-    "one class": ("ShopTopics", "intents_test.csv", "question,intent\na,x\nb,x\n", "all 2 rows have the label 'x'"),
-    "classes of one": ("ShopTopics", "intents_test.csv", "question,intent\na,x\nb,y\n", "a label of its own"),
-    "a class to test only": (
-        "ShopIntents",
-        "intents_test.csv",
-        "question,intent\na,order\nb,adviec\n",
-        "no row of the training file has the label 'adviec'",
-    ),
-    "a class to train only": (
-        "ShopIntents",
-        "intents_test.csv",
-        "question,intent\na,order\nb,advice\n",
-        "no row of the test file has the label 'rental', 'repair'; take",
-    ),
-    "one training class": ("ShopIntents", "intents_train.csv", "question,intent\na,x\nb,x\n", "a score needs two"),
-    "equal grades": ("ShopSimilarity", "pairs.jsonl", '{"a": "x", "b": "y", "grade": 1}\n' * 3, "no correlation"),
-    "a grade in words": ("ShopSimilarity", "pairs.jsonl", '{"a": "x", "b": "y", "grade": "high"}\n', "a finite number"),
-    "a grade that is NaN": ("ShopSimilarity", "pairs.jsonl", '{"a": "x", "b": "y", "grade": NaN}\n', "a finite number"),
-    "half a character": ("ShopSimilarity", "pairs.jsonl", '{"a": "\\ud83d", "b": "y", "grade": 1}\n', "half a char"),
-    "broken JSON": ("ShopSimilarity", "pairs.jsonl", '{"a": \n', "line 1: broken JSON"),
-    "a label 2": ("ShopDuplicates", "duplicates.csv", "sentence1,sentence2,label\na,b,2\n", "has to be 1"),
-    "only duplicates": ("ShopDuplicates", "duplicates.csv", "sentence1,sentence2,label\na,b,1\nc,d,1\n", "two classes"),
-    "an id twice": ("ShopAnswers", "queries.jsonl", '{"id": 1, "question": "x"}\n' * 2, "query id '1' occurs 2 times"),
-    "a document twice": ("ShopAnswers", "corpus.jsonl", '{"id": "a", "text": "x"}\n' * 2, "document id 'a' occurs"),
-    "an unknown query": ("ShopAnswers", "qrels.csv", "query-id,corpus-id\nq9,brakes\n", "'q9': no such id in queries"),
-    "an unknown document": ("ShopAnswers", "qrels.csv", "query-id,corpus-id\nrepair1,d9\n", "'d9': no such id in corp"),
-    "nothing relevant": ("ShopAnswers", "qrels.csv", "query-id,corpus-id,score\nrepair1,oil,0\n", "no relevant docu"),
-    "a negative grade": ("ShopAnswers", "qrels.csv", "query-id,corpus-id,score\nrepair1,oil,-1\n", "0 .not relevant"),
-    "two grades": (
-        "ShopAnswers",
-        "qrels.csv",
-        "query-id,corpus-id,score\nrepair1,oil,1\nrepair1,oil,2\n",
-        "two different scores",
-    ),
-    "an empty document": ("ShopAnswers", "corpus.jsonl", '{"id": "a", "text": " "}\n', "neither text nor title"),
-    "no negative": (
-        "ShopCandidates",
-        "candidates.jsonl",
-        '{"query": "a", "positive": ["b"], "negative": []}\n',
-        "needs",
-    ),
-    "both at once": (
-        "ShopCandidates",
-        "candidates.jsonl",
-        '{"query": "a", "positive": ["b"], "negative": ["b"]}\n',
-        "'b' is positive and negative",
-    ),
-}
-
-
-@pytest.mark.parametrize("what", WRONG_FILES)
-def test_wrong_files(tmp_path, what):
-    task, file, text, message = WRONG_FILES[what]
-    suite = copy(tmp_path, **{file: text})
-    with pytest.raises(InputError, match=message):
-        get_tasks([task], suite=suite)
-
-
-WRONG_LINES = {
-    "name: ShopTopics": [
-        ("name: STS13", "mteb or tamft has a task of this name"),
-        ("name: sts13", "mteb or tamft has a task of this name"),
-        ("name: EmbeddedSTS", "mteb or tamft has a task of this name"),
-        ("name: ../../evil", "a name is letters, digits"),
-        ("name: a/b", "a name is letters, digits"),
-        ("name: ''", "a name is letters, digits"),
-        ("name: .hidden", "a name is letters, digits"),
-        ("name: model_meta", "a name is letters, digits"),
-        ("name: 7", "a name is letters, digits"),
-        ("name: ShopIntents", "is there twice"),
-    ],
-    "type: Clustering": [
-        ("type: Clusterin", "type 'Clusterin' is not known. Did you mean 'Clustering'"),
-        ("type: Summarization", "It is Classification, STS"),
-        ("type: [STS]", "is not known"),
-        ("type: Clustering\n    topk: 3", "unknown key 'topk'"),
-        ("type: Clustering\n    options: {samples: 3}", "unknown option 'samples'; there are n_clusters"),
-        ("type: Clustering\n    options: {n_clusters: 0}", "at least 1, it is 0"),
-        ("type: Clustering\n    options: 3", "`options`"),
-        ("type: Clustering\n    metric: accuracy", "metric 'accuracy' is not one of v_measure"),
-        ("type: Clustering\n    language: english", "write it as eng-Latn"),
-        ("type: Clustering\n    language: xyz-Latn", "write it as eng-Latn"),
-    ],
-    "qrels: qrels.csv": [
-        ("qrel: qrels.csv", "needs the files queries, corpus, qrels; add `qrels: FILE`"),
-        ("qrels: qrels.txt", "unknown kind of file"),
-        ("qrels: nothing.csv", "there is no such file"),
-        ("qrels: [a]", "add `qrels: FILE`"),
-    ],
-    "columns: {queries: {text: question}}": [
-        ("columns: {queries: {question: text}}", "the columns are .queries: id, text; corpus: id, text, title"),
-        ("columns: {question: text}", "the columns are"),
-        ("columns: {queries: {text: 3}}", "the columns are"),
-        ("columns: question", "`columns` says what the columns are called"),
-        ("columns: {queries: {text: question}, corpus: {title: name}}", "no column 'name'"),
-    ],
-}
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"), [(o, n, m) for o, changes in WRONG_LINES.items() for n, m in changes]
-)
-def test_wrong_lines(tmp_path, old, new, message):
-    with pytest.raises(InputError, match=message):
-        get_tasks(suite=copy(tmp_path, old, new))
