@@ -221,11 +221,11 @@ def _alpha(number: int | None) -> float:
 
 
 def _dash(number: int | None) -> str:
-    return "-" if number is None else DASHES[number % 4]
+    return "-" if number is None else DASHES[(number + number // 8) % 4]
 
 
 def _marker(number: int | None) -> str:
-    return "s" if number is None else MARKERS[number % 4]
+    return "s" if number is None else MARKERS[(number + number // 8) % 4]
 
 
 def _known(series: Sequence[Series]) -> list[float]:

@@ -88,7 +88,9 @@ def _colour(number: int | None) -> str:
 
 
 def _symbol(number: int | None) -> str:
-    return "■" if number is None else SYMBOLS[number % len(SYMBOLS)]
+    return (
+        "■" if number is None else SYMBOLS[(number + number // 8) % 4]
+    )  # a colour that comes again has another symbol
 
 
 def table(

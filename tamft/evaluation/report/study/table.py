@@ -54,8 +54,12 @@ def lines(study: Study) -> list[Line]:
 
 
 def numbers(study: Study) -> dict[str, int | None]:
-    """The colour of each arm: the same in all tables and figures, None for the baseline."""
-    others = [name for name in study.arms if name != study.baseline.name]
+    """The colour of each arm: the same in all tables and figures, None for the baseline.
+
+    Those that are compared come first: there are eight colours, and arms that were only screened may have to share.
+    """
+    judged = [*study.verdicts, *study.controls]
+    others = [*judged, *(name for name in study.arms if name not in judged and name != study.baseline.name)]
     return {study.baseline.name: None, **{name: i for i, name in enumerate(others)}}
 
 

@@ -189,6 +189,20 @@ def figure_of(made, name):
     return re.search(rf'<svg[^>]*>(?:(?!</svg>).)*id="{name}-axes_1".*?</svg>', made, re.DOTALL)[0]
 
 
+def test_arms_that_are_compared_never_look_alike():
+    names = [f"arm {i}" for i in range(9)]
+    plan = a_plan()
+    plan["optimizers"] |= dict.fromkeys(names, plan["optimizers"]["adatamw"])
+    study = make_study(plan, some_rows(a_plan()))
+    number = table.numbers(study)
+    assert len(number) > 12 and number[study.baseline.name] is None
+    looks = {name: html.page.key(number[name]) for name in number}
+    assert len(set(looks.values())) == len(looks)
+    judged = [*study.verdicts, *study.controls]
+    colours = {re.search(r"--s\d", looks[name])[0] for name in judged if name != study.baseline.name}
+    assert len(colours) == min(8, len(judged))
+
+
 @pytest.mark.parametrize(
     ("change", "figures"),
     [
