@@ -11,7 +11,7 @@ import pytest
 
 from tamft import registry
 from tamft.compare.command import main
-from tamft.compare.worker import LOCK
+from tamft.compare.worker import LOCK, LOG
 from tests.compare import small
 from tests.tiny import save_tiny_bert
 
@@ -49,7 +49,9 @@ def kill_one(folder, kill, killed, done):
     """Kill the first run that has begun."""
     while not done.is_set():
         for lock in folder.glob(f"runs/*/{LOCK}"):
-            if text := lock.read_text(encoding="utf-8"):
+            log = lock.with_name(LOG)
+            begun = log.exists() and "--- attempt" in log.read_text(encoding="utf-8")  # else there is nothing to count
+            if begun and (text := lock.read_text(encoding="utf-8")):
                 kill(json.loads(text)["pid"])
                 killed.append(lock.parent.name)
                 return
@@ -74,3 +76,11 @@ def carry_out(plan_file, folder, kill, *words):
 def killed_study(plan_file, tmp_path_factory):
     """A study of which one worker was killed: (folder, exit code, key of the killed run)."""
     return carry_out(plan_file, tmp_path_factory.mktemp("study") / "small", kill_run)
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal: what a shell starts in its background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -114,6 +114,7 @@ def test_weights_are_not_kept(killed_study):
     assert not list(folder.rglob("*.safetensors"))
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_goes_on_elsewhere_and_after_interruptions(killed_study, plan_file, tmp_path, number, code):
     """Two runs are lost; the others are not done again, and the results are the same."""
