@@ -14,8 +14,10 @@ from scipy import stats
 
 from tamft.cli import main
 from tamft.evaluation.report.study import html, table, text
+from tamft.evaluation.report.study.files import read_study
 from tamft.evaluation.study.runs import make_study
 from tests.browser import TOO_WIDE, Browser, find_browser
+from tests.conftest import ROOT
 from tests.evaluation.report.test_html import Page
 from tests.evaluation.study.making import CONFIRM, TASKS, a_plan, diverge, some_rows, the_study, write_study
 
@@ -267,6 +269,9 @@ def test_names_are_text(raw):
 @pytest.mark.skipif(find_browser() is None, reason="no chromium here (Debian: apt install chromium)")
 def test_pages_in_a_browser(raw, tmp_path):
     pages = {"plain": raw, "attack": attack(raw), "begun": (raw[0], raw[1][:30])}
+    ours = [file.parent for file in (ROOT / "eval" / "results").glob("*/*/study.jsonl")]
+    pages |= {folder.name: read_study(folder) for folder in ours}
+    assert "minilm-intents" in pages
     with Browser(tmp_path / "profile") as browser:
         for name, content in pages.items():
             file = tmp_path / f"{name}.html"
@@ -275,6 +280,6 @@ def test_pages_in_a_browser(raw, tmp_path):
                 browser.open(file, width=width)
                 assert browser.evaluate(TOO_WIDE) == [], (name, width)
                 heights = browser.evaluate("[...document.querySelectorAll('figure svg')].map(s => s.clientHeight)")
-                assert min(heights) > 100
+                assert min(heights) > 60  # a forest of one line, on a phone
         assert browser.console == []
         assert all(url.startswith("file:") for url in browser.requests)
