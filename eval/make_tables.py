@@ -48,12 +48,12 @@ try:
     parts, pages = [INTRODUCTION], {}
     for sitting in sittings:
         notes = sitting / "NOTES.md"
-        parts.append(notes.read_text(encoding="utf-8").strip() if notes.exists() else f"## {sitting.name}")
+        parts.append(notes.read_text(encoding="utf-8") if notes.exists() else f"## {sitting.name}")
         # 2. The scores of a sitting, and its runs if they are there
         scores = sorted(sitting.glob("*.json"))
         if scores:
             summary, runs = collect([*scores, *(file.parent for file in sorted(sitting.glob("*/run.json")))])
-            parts.append(f"### Scores\n\n{markdown(summary, runs).strip()}")
+            parts.append(f"### Scores\n\n{markdown(summary, runs)}")
             pages[sitting / "report.html"] = None if args.no_pages else make_page(runs, summary)
         # 3. Its studies: their headings one below those of the sitting, and a picture
         for file in sorted(sitting.glob("*/study.jsonl")):

@@ -220,12 +220,17 @@ def _alpha(number: int | None) -> float:
     return 0.45 if number is None else 1.0
 
 
+def shape(number: int) -> int:
+    """Which of the four markers and dashes a series has: a colour that comes again has another one."""
+    return (number + number // 8) % 4
+
+
 def _dash(number: int | None) -> str:
-    return "-" if number is None else DASHES[(number + number // 8) % 4]
+    return "-" if number is None else DASHES[shape(number)]
 
 
 def _marker(number: int | None) -> str:
-    return "s" if number is None else MARKERS[(number + number // 8) % 4]
+    return "s" if number is None else MARKERS[shape(number)]
 
 
 def _known(series: Sequence[Series]) -> list[float]:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from tamft.evaluation.figures import shape
+
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--dim:#59636e;--page:#fff;--card:#f6f8fa;--line:#d1d9e0;--warn:#fff4d6;
 --s0:#0072b2;--s1:#c44e00;--s2:#007a59;--s3:#a8447f;--s4:#8a6500;--s5:#3b6fb6;--s6:#6b4ba3;--s7:#555}
@@ -88,9 +90,7 @@ def _colour(number: int | None) -> str:
 
 
 def _symbol(number: int | None) -> str:
-    return (
-        "■" if number is None else SYMBOLS[(number + number // 8) % 4]
-    )  # a colour that comes again has another symbol
+    return "■" if number is None else SYMBOLS[shape(number)]
 
 
 def table(

@@ -106,6 +106,5 @@ def test_tables_pages_and_figures_of_a_study(program, tmp_path):
     assert picture.endswith("(2026-11-22_cpu_torch2.13.0/intents/tasks.svg)")
     assert (study / "tasks.svg").read_text(encoding="utf-8").startswith("<svg")
     assert "<h2>Verdicts</h2>" in (study / "report.html").read_text(encoding="utf-8")
-    before = lines
     assert program("make_tables", "results", "--no_pages") == 0
-    assert (tmp_path / "results" / "SUMMARY.md").read_text(encoding="utf-8").splitlines() == before
+    assert (tmp_path / "results" / "SUMMARY.md").read_text(encoding="utf-8").splitlines() == lines
