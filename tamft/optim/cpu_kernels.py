@@ -1,5 +1,6 @@
 """What the fused path on a CPU computes with: torch's private fused kernels, and dot products on flat memory."""
 
+import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -13,6 +14,7 @@ from tamft.optim.bucket import real
 _SAFE = (1e-24, 1e36)  # float32 squares between these lost nothing to underflow or overflow
 _DOT = 1 << 20  # elements per dot product: 8 MiB of m and g, which the second one finds in the cache
 _FADED = 1e-7  # a gradient that enters m' with less weight than this is beyond what β1' can express in float32
+WORTH = 1 << 20  # elements of a model: with fewer, the compiled kernels do not repay the second that loading takes
 BLOCK = 1 << 18  # elements per call where a tensor is updated in blocks: what was just written is still in the cache
 
 
@@ -44,6 +46,15 @@ def kernels_differ() -> str | None:
     if all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(found, expected, strict=True)):
         return None
     return f"the fused CPU kernels of torch {torch.__version__} compute something else than tamft expects"
+
+
+@cache
+def compiled_kernels() -> Any:
+    """The module `numba_kernels`, or None where numba is not installed or does not work with this Python or numpy."""
+    try:
+        return importlib.import_module("tamft.optim.numba_kernels")
+    except (ImportError, AttributeError, OSError, RuntimeError, SystemError):
+        return None  # not there, or an old numba next to a new numpy, or nowhere to keep what it compiles
 
 
 class Slot:
@@ -217,7 +228,8 @@ def dots(slot: Slot, decay: float, maximize: bool) -> tuple[float, float, float]
 def cosine(mg: float, mm: float, gg: float) -> float:
     """s = <m,g> / (|m| |g|), 0 where either norm is 0."""
     product = mm * gg
-    return min(1.0, max(-1.0, mg / math.sqrt(product))) if product > 0 else 0.0
+    s = mg / math.sqrt(product) if product > 0 else 0.0
+    return 1.0 if s > 1 else -1.0 if s < -1 else s  # a NaN stays one
 
 
 def next_square(beta: float, weight: float, mg: float, mm: float, gg: float) -> float | None:

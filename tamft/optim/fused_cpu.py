@@ -11,6 +11,7 @@ Those kernels are C++ and touch every number once, but they know no torque. Two 
 not read from memory either: |β m + c g|² = β²|m|² + 2βc<m,g> + c²|g|², from the products that the cosine needs anyway.
 """
 
+import math
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
@@ -59,6 +60,7 @@ class Engine:
         self.moment, self.decoupled = moment, decoupled
         adam = torch._fused_adamw_ if decoupled else torch._fused_adam_
         self._adam: Callable[..., None] | None = adam if moment == "exp_avg" else None
+        self._compiled: Any = None  # the module of compiled kernels, in steps that take them
         self.slots: dict[Tensor, Slot] = {}
         self.applied: Tensor | None = None  # cosine between applied and intended perturbation of 16-bit weights
 
@@ -140,9 +142,13 @@ class Engine:
             parts += [(group, scale, slots) for slots in part.values()]
         if grad_scale is not None:
             torch._foreach_div_([slot.g for *_, slots in parts for slot in slots], grad_scale)
+        worth = sum(slot.n for *_, slots in parts for slot in slots) >= kernels.WORTH
+        self._compiled = kernels.compiled_kernels() if worth else None
         shared = self._shared(parts) if groups[0].get("alignment") == "global" else None
         for group, distance, slots in parts:
             self._update(group, distance, slots, shared)
+        # Autograd does not see what these kernels write, torch's own included: an old graph would take the new weights.
+        torch.autograd.graph.increment_version([slot.param for *_, slots in parts for slot in slots])
 
     def _coupled(self, group: dict[str, Any]) -> float:
         return 0.0 if self.decoupled else group["weight_decay"]
@@ -169,11 +175,15 @@ class Engine:
         torque, coupled = bool(group.get("torque")), self._coupled(group)
         plain = not torque and group.get("first_moment") != "sum"
         whole = slots[0].p.dtype == slots[0].m.dtype
-        if plain and whole and (scale is None or coupled == 0):
+        compiled = self._compiled is not None and slots[0].p.dtype == torch.float32
+        if plain and whole and (scale is None or (coupled == 0 and not compiled)):
             self._as_torch(group, slots, scale)
             return
         s_hats = torch.stack([slot.own["alignment"] for slot in slots]).tolist() if torque else []
         means = torch.stack([slot.own["damping"] for slot in slots]).tolist() if torque and group["rescale"] else []
+        if compiled:
+            self._by_numba(group, scale, slots, count, s_hats, means, shared)
+            return
         gamma, last, eps = group.get("gamma", 1.0), group.get("torque_steps"), group.get("torque_eps", 0.0)
         maximize, rho, plan = group["maximize"], group["rho"], kernels.planner(group, self.decoupled)
         for i, (slot, t, step) in enumerate(zip(slots, count.tolist(), steps, strict=True)):
@@ -206,9 +216,37 @@ class Engine:
             if slot.dots is not None and call is not None:
                 known = kernels.next_square(kept, weight, *slot.dots)
             slot.wrote(known)
+        self._keep(slots, s_hats, means)
+
+    @staticmethod
+    def _keep(slots: list[Slot], s_hats: list[float], means: list[float]) -> None:
+        """Write ŝ and D into the states; empty where there is none."""
         for key, values in (("alignment", s_hats), ("damping", means)):
             for slot, value in zip(slots, torch.tensor(values, dtype=slots[0].m.dtype).unbind(), strict=False):
                 slot.own[key] = value
+
+    def _by_numba(self, group: dict[str, Any], scale: float | None, slots: list[Slot], count: Tensor,
+                  s_hats: list[float], means: list[float], shared: float | None) -> None:  # fmt: skip
+        """One step of float32 parameters by the kernels in `numba_kernels`."""
+        for slot in slots:
+            slot.unscale()
+        ball = "momentum" in group
+        beta1, beta2 = (group["momentum"], 0.0) if ball else group["betas"]
+        rule = self._compiled.Rule(
+            adam=not ball, ema=group.get("first_moment", "ema") == "ema", torque=bool(group.get("torque")),
+            rescale=bool(means), gamma=float(group.get("gamma", 1.0)), torque_eps=float(group.get("torque_eps", 0.0)),
+            torque_steps=float(group.get("torque_steps") or math.inf), lr=float(group["lr"]), beta1=float(beta1),
+            beta2=float(beta2), eps=float(group.get("eps", 0.0)),
+            decay=float(group["weight_decay"]) if self.decoupled else 0.0, coupled=float(self._coupled(group)),
+            sign=-1.0 if group["maximize"] else 1.0, away=scale or 0.0, shared=math.nan if shared is None else shared,
+        )  # fmt: skip
+        rows = [(s.p.data_ptr(), s.g.data_ptr(), s.m.data_ptr(), s.v.data_ptr(), s.n) for s in slots]
+        known = [math.nan if slot.square is None else slot.square for slot in slots]
+        scalars = (count.tolist(), s_hats or 0.0, means or 0.0, known)
+        s_hats_t, means_t, squares = self._compiled.step(rows, scalars, rule, torch.get_num_threads())
+        for slot, square in zip(slots, squares, strict=True):
+            slot.wrote(square)
+        self._keep(slots, s_hats_t if s_hats else [], means_t if means else [])
 
     def _run(self, slot: Slot, p: Tensor, g: Tensor, m: Tensor, v: Tensor, call: dict[str, Any]) -> None:
         if self._adam is not None:

@@ -159,6 +159,40 @@ def test_grad_scaler_hands_over_and_a_skipped_step_changes_nothing(name, options
     assert not getattr(cls(name)([torch.nn.Parameter(torch.ones(2))]), "_step_supports_amp_scaling", False)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gradient_that_is_no_number_shows(name, bad):
+    """As on the other paths: whoever watches for NaN finds it."""
+    ends = []
+    for flags in ({"foreach": False}, {"fused": True}):
+        p = torch.nn.Parameter(torch.ones(100))
+        optimizer = cls(name)([p], lr=1e-2, **flags)
+        for step in range(3):
+            optimizer.train()
+            p.grad = torch.ones(100)
+            if step == 1:
+                p.grad[7] = bad
+            optimizer.step()
+        ends.append(p.detach())
+    assert ends[0].isnan().any()
+    assert torch.equal(ends[0].isnan(), ends[1].isnan())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_autograd_notices_that_the_weights_changed(name):
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = cls(name)([p], lr=1e-2, fused=True)
+    for _ in range(2):
+        optimizer.train()
+        p.grad = torch.ones(3)
+        optimizer.step()
+    optimizer.train()
+    loss = (p * p).sum()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 class Allocations(TorchDispatchMode):
     """The largest storage that an operation made anew, in bytes."""
 

@@ -1,0 +1,106 @@
+"""The fused path with the compiled kernels, which small models do not load: its laws again, and ways of their own."""
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+from tamft.optim import cpu_kernels
+from tests.optim import (
+    test_fused_cpu,
+    test_laws,
+    test_perturbation,
+    test_reference,
+    test_special_tensors,
+    test_state,
+    test_telemetry,
+    test_torch_limits,
+)
+from tests.optim.cases import CASES, FEW, FEW_IDS, IDS
+from tests.optim.problem import LINE, Problem, assert_follows, bits, cls, learning_rate, run_tamft
+
+numba_kernels = pytest.importorskip(
+    "tamft.optim.numba_kernels", reason="extra `numba` is not installed", exc_type=ImportError
+)
+
+LAWS = (
+    test_fused_cpu, test_laws, test_perturbation, test_reference, test_special_tensors, test_state, test_telemetry,
+    test_torch_limits,
+)  # fmt: skip
+for module in LAWS:
+    for test in [name for name in vars(module) if name.startswith("test_") and callable(vars(module)[name])]:
+        globals()[f"{module.__name__.rpartition('.')[2]}_{test.removeprefix('test_')}"] = vars(module)[test]
+
+# A tensor of two pieces and a bit, one of exactly one, one of one more, and small ones.
+LARGE = Problem(shapes=((2 * numba_kernels.PIECE + 5,), (128, 128), (numba_kernels.PIECE + 1,), (3,), ()), steps=12)
+few = pytest.mark.parametrize(("name", "options"), FEW, ids=FEW_IDS)
+
+
+@pytest.fixture(autouse=True)
+def _small_models_too(monkeypatch):
+    monkeypatch.setattr(cpu_kernels, "WORTH", 0)
+
+
+def run(name: str, problem: Problem = LARGE, threads: int = 1, **options: Any) -> tuple[list[Any], Any]:
+    """The fused path with so many threads; asserts that the compiled kernels were taken."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: threads)
+        patch.setattr(numba_kernels, "ALONE", 0)
+        got = run_tamft(name, problem, **{"dtype": torch.float32, "lr": learning_rate(name), "fused": True, **options})
+    assert got[1]._engine._compiled is numba_kernels
+    return got
+
+
+@pytest.mark.parametrize(("label", "name", "options"), CASES, ids=IDS)
+def test_tensors_of_several_pieces(label, name, options):
+    options = {"lr": learning_rate(name), **options}
+    expected, _ = run_tamft(name, LARGE, dtype=torch.float32, foreach=False, **options)
+    assert_follows(run(name, **options)[0], expected, LARGE.start, LINE)
+
+
+@few
+def test_the_number_of_threads_does_not_show(name, options):
+    alone, optimizer = run(name, **options)
+    for threads in (2, 3, 16):
+        together, other = run(name, threads=threads, **options)
+        assert [bits(p) for p in together] == [bits(p) for p in alone]
+        assert other.telemetry() == optimizer.telemetry()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_steps_with_threads_of_its_own():
+    before, _ = run("AdaTAMW", threads=2)
+    child = os.fork()
+    if child == 0:
+        after, _ = run("AdaTAMW", threads=2)
+        os._exit(0 if [bits(p) for p in after] == [bits(p) for p in before] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_small_models_do_without(monkeypatch):
+    monkeypatch.setattr(cpu_kernels, "WORTH", 1000)
+    for elements, module in ((999, None), (1000, numba_kernels)):
+        p = torch.nn.Parameter(torch.ones(elements))
+        optimizer = cls("AdaTAMW")([p], fused=True)
+        p.grad = torch.ones(elements)
+        optimizer.step()
+        assert optimizer._engine._compiled is module
+
+
+def test_without_numba_torchs_kernels_do_it(monkeypatch):
+    expected, _ = run("AdaTAMW", rho=0.1)
+    monkeypatch.setattr(cpu_kernels, "compiled_kernels", lambda: None)
+    got, optimizer = run_tamft("AdaTAMW", LARGE, dtype=torch.float32, lr=learning_rate("AdaTAMW"), rho=0.1, fused=True)
+    assert optimizer._engine._compiled is None and optimizer.backend == "fused"
+    assert_follows(got, expected, LARGE.start, LINE)
+
+
+@pytest.mark.parametrize("error", [ImportError, SystemError, AttributeError])
+def test_a_numba_that_does_not_work_is_not_there(error, monkeypatch):
+    def broken(name: str) -> Any:
+        raise error("numba needs an older numpy")
+
+    monkeypatch.setattr(cpu_kernels.importlib, "import_module", broken)
+    assert cpu_kernels.compiled_kernels.__wrapped__() is None
