@@ -63,6 +63,7 @@ class Slot:
     Attributes:
         own: the parameter's state.
         p, g, m, v: flat; v is m where there is no second moment.
+        row: addresses of p, g, m, v and the number of elements.
         sigma: m = sigma·m', and m' is what the state holds for now.
         square: |m'|², None where it has to be read from memory.
         dots: <m',g>, |m'|², |g|² of this step, once they are known.
@@ -70,8 +71,8 @@ class Slot:
         has: the state keys that were seen to be there.
     """
 
-    __slots__ = ("_at", "_m", "_stride", "_v", "_version", "dots", "g", "has", "m", "moment", "n", "own", "p", "param",
-                 "sigma", "square", "v")  # fmt: skip
+    __slots__ = ("_at", "_flat", "_m", "_stride", "_v", "_version", "dots", "grad", "has", "m", "moment", "n", "own", "p",
+                 "param", "sigma", "square", "v")  # fmt: skip
 
     def __init__(self, param: Tensor, own: dict[str, Any], moment: str, square: float | None) -> None:
         self.param, self.own, self.moment = param, own, moment
@@ -82,13 +83,13 @@ class Slot:
         self._look()
 
     def _look(self) -> None:
-        self._at = self.param.data_ptr()
         self.p, self.n = flat(self.param.detach()), self.param.numel() * (2 if self.param.is_complex() else 1)
         self._m, self._v = self._ordered(self.moment), None
         self.m = self.v = flat(self._m)
         if "exp_avg_sq" in self.own:
             self._v = self._ordered("exp_avg_sq")
             self.v = flat(self._v)
+        self._at = self.param.data_ptr(), self._m.data_ptr(), self.v.data_ptr()
 
     def _ordered(self, key: str) -> Tensor:
         x: Tensor = self.own[key]
@@ -99,7 +100,7 @@ class Slot:
     def refresh(self) -> None:
         """Look again where a tensor was replaced or m was written by somebody else."""
         m, own = self.own[self.moment], self.own
-        if m is not self._m or own.get("exp_avg_sq") is not self._v or self.param.data_ptr() != self._at:
+        if m is not self._m or own.get("exp_avg_sq") is not self._v or self.param.data_ptr() != self._at[0]:
             self._look()
             self.square = None
         elif m._version != self._version:
@@ -111,7 +112,19 @@ class Slot:
         self.dots = None
         if g.stride() != self._stride:
             g = torch.empty_like(self.param, dtype=g.dtype).copy_(g)
-        self.g = g if g.dim() == 1 and not g.is_complex() else flat(g)
+        self.grad = g
+        self._flat: Tensor | None = None  # who needs only its address pays for no view
+
+    @property
+    def g(self) -> Tensor:
+        if self._flat is None:
+            self._flat = flat(self.grad)
+        return self._flat
+
+    @property
+    def row(self) -> tuple[int, int, int, int, int]:
+        p, m, v = self._at
+        return p, self.grad.data_ptr(), m, v, self.n
 
     def wrote(self, square: float | None) -> None:
         """m' was written by us; `square`: |m'|² where it is known."""

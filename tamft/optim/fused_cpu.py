@@ -240,10 +240,11 @@ class Engine:
             decay=float(group["weight_decay"]) if self.decoupled else 0.0, coupled=float(self._coupled(group)),
             sign=-1.0 if group["maximize"] else 1.0, away=scale or 0.0, shared=math.nan if shared is None else shared,
         )  # fmt: skip
-        rows = [(s.p.data_ptr(), s.g.data_ptr(), s.m.data_ptr(), s.v.data_ptr(), s.n) for s in slots]
         known = [math.nan if slot.square is None else slot.square for slot in slots]
         scalars = (count.tolist(), s_hats or 0.0, means or 0.0, known)
-        s_hats_t, means_t, squares = self._compiled.step(rows, scalars, rule, torch.get_num_threads())
+        s_hats_t, means_t, squares = self._compiled.step(
+            [slot.row for slot in slots], scalars, rule, torch.get_num_threads()
+        )
         for slot, square in zip(slots, squares, strict=True):
             slot.wrote(square)
         self._keep(slots, s_hats_t if s_hats else [], means_t if means else [])

@@ -19,7 +19,7 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-PIECE = 1 << 14  # elements: p, g, m and v of a piece fit into any level-2 cache
+PIECE = 1 << 16  # elements: enough for memory to stream, few enough to be summed in float32 and shared among threads
 ALONE = 1 << 20  # elements that one thread has done before others have woken up
 LOW, HIGH = 1e-24, 1e36  # float32 sums of squares between these lost nothing to underflow or overflow
 
@@ -224,7 +224,7 @@ def _in_turn(table, sums, scalars, rule):
             for piece in range(pieces):
                 _look(row, piece, sums, rule)
         _plan(row, sums, scalar, rule)
-        for piece in range(pieces - 1, -1, -1):  # from the end: that is what was read last
+        for piece in range(pieces):
             _update(row, piece, sums, scalar, rule)
         _finish(row, sums, scalar)
 
