@@ -71,8 +71,8 @@ class Slot:
         has: the state keys that were seen to be there.
     """
 
-    __slots__ = ("_at", "_flat", "_m", "_stride", "_v", "_version", "dots", "grad", "has", "m", "moment", "n", "own", "p",
-                 "param", "sigma", "square", "v")  # fmt: skip
+    __slots__ = ("_at", "_flat", "_m", "_stride", "_v", "_version", "dots", "grad", "has", "m", "moment", "n", "own",
+                 "p", "param", "sigma", "square", "v")  # fmt: skip
 
     def __init__(self, param: Tensor, own: dict[str, Any], moment: str, square: float | None) -> None:
         self.param, self.own, self.moment = param, own, moment
