@@ -27,7 +27,7 @@ from tamft.train import record
 
 SCHEMA = 2  # of the JSON files
 PACKAGES = (
-    *("tamft", "torch", "triton", "numpy", "transformers", "sentence-transformers", "accelerate", "mteb"),
+    *("tamft", "torch", "triton", "numba", "numpy", "transformers", "sentence-transformers", "accelerate", "mteb"),
     *("pytorch_optimizer", "schedulefree", "torch-optimi"),
 )
 

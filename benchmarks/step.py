@@ -26,6 +26,7 @@ from tensors import SETS, Noise, TensorSet
 from torch import Tensor
 
 from tamft.errors import InputError
+from tamft.optim import cpu_kernels
 from tamft.parser import Parser
 
 SEED = 0
@@ -206,6 +207,7 @@ def options() -> Parser:
     parser.add_argument(
         "--optimizers", nargs="+", metavar="TEXT", help="only those whose name and path contain one of these"
     )
+    parser.add_argument("--no_numba", action="store_true", help="our fused CPU path as it is without the package numba")
     return parser
 
 
@@ -219,6 +221,9 @@ def main(argv: Sequence[str]) -> int:
     if unknown := [name for name in names if name not in SETS]:
         raise InputError(f"--sets {unknown[0]}: there is {', '.join(SETS)}")
     rows, notes = choose(args.optimizers, short=args.short)
+    if args.no_numba:
+        cpu_kernels.compiled_kernels = lambda: None
+    compiled = device.type == "cpu" and cpu_kernels.compiled_kernels() is not None
 
     records: list[dict[str, Any]] = []
     for name in names:
@@ -230,6 +235,8 @@ def main(argv: Sequence[str]) -> int:
     if args.device == "cuda":
         common.say("GPU alone (ms): launched while the GPU was busy; host (ms): until Python had launched the step.")
     common.say("B/param, scalars: bytes of state per parameter, and single numbers per tensor beside them.")
+    if device.type == "cpu":
+        common.say(f"our fused path: {'compiled kernels (numba)' if compiled else 'torch kernels, numba is not used'}.")
     common.say("temporaries: the most that was alive at once during a step.")
     for note in notes:
         common.say(note)
@@ -237,6 +244,7 @@ def main(argv: Sequence[str]) -> int:
         report = common.provenance("optimizer step", "step.py", argv, device, SEED)
         report |= {
             "rounds": args.rounds,
+            "compiled_kernels": compiled,
             "sets": {
                 name: {
                     "what": SETS[name].what,

@@ -80,6 +80,8 @@ def test_optimizers_are_pure_torch(path):
     import sys
 
     outside = {name.split(".")[0] for name in imported(path)} - {"tamft", "torch", "triton"}
+    if path.name == "numba_kernels.py":
+        outside -= {"numba", "numpy"}
     assert outside <= sys.stdlib_module_names
 
 
@@ -106,7 +108,8 @@ def test_import_is_light(run_python, module):
     program = (
         "import sys, torch; before = set(sys.modules)\n"
         f"import {module}\n"
-        "heavy = {'transformers', 'triton', 'mteb', 'datasets', 'accelerate', 'peft', 'sentence_transformers'}\n"
+        "heavy = {'transformers', 'triton', 'numba', 'mteb', 'datasets', 'accelerate', 'peft'}\n"
+        "heavy |= {'sentence_transformers'}\n"
         "print(sorted(heavy & (set(sys.modules) - before)))"
     )
     assert run_python("-c", program, check=True).stdout.strip() == "[]"

@@ -93,7 +93,7 @@ def test_all_extra_holds_every_other_extra():
 
 
 # Modules that are themselves imported only when they are chosen.
-WHEN_CHOSEN = {"fused_cuda.py", "triton_kernels.py", "triton_tiles.py"}
+WHEN_CHOSEN = {"fused_cuda.py", "numba_kernels.py", "triton_kernels.py", "triton_tiles.py"}
 
 
 def test_imports_are_declared():
@@ -182,7 +182,7 @@ def test_wheel_metadata(unpacked):
     meta = email.message_from_string((info / "METADATA").read_text(encoding="utf-8"))
     assert (meta["Name"], meta["Version"]) == ("tamft", tamft.__version__)
     assert (meta["License-Expression"], meta["Requires-Python"]) == ("Apache-2.0", ">=3.11")
-    assert set(meta.get_all("Provides-Extra")) == {"demo", "compare", "ray", "rivals", "dev", "all"}
+    assert set(meta.get_all("Provides-Extra")) == {"demo", "compare", "numba", "ray", "rivals", "dev", "all"}
     assert "tamft = tamft.cli:main" in (info / "entry_points.txt").read_text(encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from tamft.doctor.finding import PROBLEM, WARNING, Finding
 from tamft.hf.compat import VERSIONS
 from tamft.optim import AdaTAMW
 
-OPTIONAL = ("triton", "trl", "deepspeed", "bitsandbytes")
+OPTIONAL = ("triton", "numba", "trl", "deepspeed", "bitsandbytes")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
 FEW_BYTES = 5_000_000_000  # a checkpoint of a base-sized model with its optimizer takes 1.3 GB, and two are kept
 DRIVER = Path("/proc/driver/nvidia/version")

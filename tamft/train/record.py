@@ -1,6 +1,7 @@
 """What run.json holds, and how it is measured and written."""
 
 import errno
+import importlib.util
 import json
 import os
 import platform
@@ -21,6 +22,7 @@ from tamft.errors import InputError
 
 SCHEMA = 1
 PACKAGES = ("tamft", "torch", "transformers", "sentence-transformers", "accelerate", "datasets", "tokenizers")
+OPTIONAL = ("numba",)  # changes the last bits of a step on a CPU
 TELEMETRY = "tamft/"
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -40,6 +42,7 @@ def start(training_args: Any, facts: dict[str, Any]) -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in PACKAGES},
+            **{name: metadata.version(name) for name in OPTIONAL if importlib.util.find_spec(name)},
             "torch": str(torch.__version__),  # with its build (+cpu, +cu124), which the package's metadata may not say
         },
         "git": git_commit(),

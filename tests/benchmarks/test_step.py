@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tamft.errors import InputError
+from tamft.optim import cpu_kernels
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
@@ -120,6 +121,19 @@ def test_step_writes_numbers_and_chart(bench, tiny, tmp_path, monkeypatch, capsy
     text = figure.read_text(encoding="utf-8")
     ratio = next(r["ratio"] for r in report["results"] if (r["optimizer"], r["path"]) == ("TAM", "default"))
     assert "tamft TAM" in text and f">{ratio:.2f}<" in text and "torch AdamW for-loop" in text
+
+
+def test_with_and_without_the_compiled_kernels(bench, tiny, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("numba")
+    monkeypatch.setattr(bench.step, "SETS", {"tiny": tiny})
+    monkeypatch.setattr(cpu_kernels, "WORTH", 0)
+    monkeypatch.setattr(cpu_kernels, "compiled_kernels", cpu_kernels.compiled_kernels)  # put back afterwards
+    file = tmp_path / "step.json"
+    for words, compiled, said in (([], True, "compiled kernels"), (["--no_numba"], False, "numba is not used")):
+        words = ["--sets", "tiny", "--rounds", "1", "--optimizers", "AdaTAMW fused", "--json", str(file), *words]
+        assert bench.step.main(words) == 0
+        assert said in capsys.readouterr().out
+        assert json.loads(file.read_text(encoding="utf-8"))["compiled_kernels"] is compiled
 
 
 def test_bars_are_ours_as_chosen_and_all_of_torch(bench):
