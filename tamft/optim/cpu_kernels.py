@@ -52,9 +52,10 @@ def kernels_differ() -> str | None:
 def compiled_kernels() -> Any:
     """The module `numba_kernels`, or None where numba is not installed or does not work with this Python or numpy."""
     try:
-        return importlib.import_module("tamft.optim.numba_kernels")
-    except (ImportError, AttributeError, OSError, RuntimeError, SystemError):
-        return None  # not there, or an old numba next to a new numpy, or nowhere to keep what it compiles
+        module = importlib.import_module("tamft.optim.numba_kernels")
+    except (ImportError, AttributeError, SystemError):  # what an old numba raises next to a new numpy
+        return None
+    return module if module.works() else None
 
 
 class Slot:

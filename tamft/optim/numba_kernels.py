@@ -17,10 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray, njit, types
 from numba.core import cgutils
+from numba.core.errors import NumbaError
 from numba.extending import intrinsic
 
 PIECE = 1 << 16  # elements: enough for memory to stream, few enough to be summed in float32 and shared among threads
-ALONE = 1 << 20  # elements that one thread has done before others have woken up
+ALONE = 1 << 20  # elements that a thread must have to do: with fewer it costs more to wake it up
 LOW, HIGH = 1e-24, 1e36  # float32 sums of squares between these lost nothing to underflow or overflow
 
 # Columns of `table`, one row per tensor: addresses, elements, first piece.
@@ -274,7 +275,8 @@ def step(rows, scalars_of, rule, threads):
 
 
 def _step(table, scalars, sums, pieces, rule, threads):
-    if threads == 1 or table[:, N].sum() <= ALONE:
+    threads = min(threads, int(table[:, N].sum()) // ALONE)
+    if threads <= 1:
         _in_turn(table, sums, scalars, rule)
         return
     owner = np.repeat(np.arange(len(table)), pieces)  # the tensor of each piece
@@ -287,3 +289,25 @@ def _step(table, scalars, sums, pieces, rule, threads):
         for future in waiting:
             future.result()
         _each(table, sums, scalars, rule, updating)
+
+
+@cache
+def works():
+    """Whether this numba compiles the kernels to a step that is known."""
+    p, g, m, v = (np.array([x, 3 * x, 2 * x], np.float32) for x in (1.0, 0.5, 0.25, 0.125))
+    g[1] = -g[1]
+    mg, mm, gg = float(m @ g), float(m @ m), float(g @ g)
+    s_hat = 0.75 * 0.5 + 0.25 * mg / math.sqrt(mm * gg)
+    first, second = 0.5 * m + 0.5 * (1 + s_hat) / 2 * g, 0.75 * v + 0.25 * g * g
+    moved = 0.9 * (p + 0.5 * m) - 0.1 / 0.75 * first / (np.sqrt(second / (1 - 0.75**2)) + 0.01)
+    rule = Rule(
+        adam=True, ema=True, torque=True, rescale=False, gamma=0.75, torque_eps=0.0, torque_steps=math.inf, lr=0.1,
+        beta1=0.5, beta2=0.75, eps=0.01, decay=1.0, coupled=0.0, sign=1.0, away=0.5, shared=math.nan,
+    )  # fmt: skip
+    row = (*(x.ctypes.data for x in (p, g, m, v)), 3)
+    try:
+        found, _, square = step([row], ([2.0], [0.5], 0.0, [mm]), rule, threads=1)
+    except NumbaError:
+        return False
+    pairs = ((p, moved), (m, first), (v, second), (found, [s_hat]), (square, [float(first @ first)]))
+    return all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in pairs)

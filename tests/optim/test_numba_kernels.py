@@ -46,7 +46,7 @@ def run(name: str, problem: Problem = LARGE, threads: int = 1, **options: Any) -
     """The fused path with so many threads; asserts that the compiled kernels were taken."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "get_num_threads", lambda: threads)
-        patch.setattr(numba_kernels, "ALONE", 0)
+        patch.setattr(numba_kernels, "ALONE", 1)
         got = run_tamft(name, problem, **{"dtype": torch.float32, "lr": learning_rate(name), "fused": True, **options})
     assert got[1]._engine._compiled is numba_kernels
     return got
@@ -102,5 +102,18 @@ def test_a_numba_that_does_not_work_is_not_there(error, monkeypatch):
     def broken(name: str) -> Any:
         raise error("numba needs an older numpy")
 
+    assert cpu_kernels.compiled_kernels.__wrapped__() is numba_kernels
     monkeypatch.setattr(cpu_kernels.importlib, "import_module", broken)
     assert cpu_kernels.compiled_kernels.__wrapped__() is None
+
+
+@pytest.mark.parametrize("wrong", ["another number", "no compilation"])
+def test_a_numba_that_computes_something_else_is_not_used(wrong, monkeypatch):
+    def step(*args: Any, **kwargs: Any) -> Any:
+        if wrong == "no compilation":
+            raise numba_kernels.NumbaError("cannot determine a type")
+        return [0.3], [0.0], [0.1]
+
+    assert numba_kernels.works.__wrapped__()
+    monkeypatch.setattr(numba_kernels, "step", step)
+    assert not numba_kernels.works.__wrapped__()
