@@ -231,6 +231,23 @@ def test_the_machine(doctor, monkeypatch):
     assert "HF_HUB_OFFLINE=1" in said(findings, "environment")
 
 
+@pytest.mark.parametrize(
+    ("module", "spec", "level", "words"),
+    [
+        ("numba_kernels", "numba", OK, ("compiled by numba", "")),
+        (None, None, OK, ("pip install 'tamft[numba]'", "")),
+        (None, "numba", WARNING, ("does not work here", "pip install -U numba")),
+    ],
+    ids=["with numba", "without", "with a broken one"],
+)
+def test_the_cpu_kernels(module, spec, level, words, monkeypatch):
+    monkeypatch.setattr(machine.cpu_kernels, "compiled_kernels", lambda: module)
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: spec)
+    found = machine.compiled()
+    assert (found.what, found.level) == ("cpu kernels", level)
+    assert words[0] in found.text and words[1] in found.cure
+
+
 def test_a_version_that_is_too_old(monkeypatch):
     real = machine.importlib.metadata.version
     versions = {"transformers": "4.57.1", "accelerate": "9.9"}

@@ -1,6 +1,7 @@
 """This machine: versions, devices, the path that a step takes on each, and the traps that cost people a day."""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -14,7 +15,7 @@ from packaging.version import Version
 from tamft import registry
 from tamft.doctor.finding import PROBLEM, WARNING, Finding
 from tamft.hf.compat import VERSIONS
-from tamft.optim import AdaTAMW
+from tamft.optim import AdaTAMW, cpu_kernels
 
 OPTIONAL = ("triton", "numba", "trl", "deepspeed", "bitsandbytes")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
@@ -80,6 +81,7 @@ def versions() -> Iterator[Finding]:
 def devices() -> Iterator[Finding]:
     """Each device, and which path a step of tamft's optimizers takes there."""
     yield Finding("cpu", f"{os.cpu_count()} cores; a step takes the path: {path_on('cpu')}")
+    yield compiled()
     for index in range(torch.cuda.device_count()):
         name = torch.cuda.get_device_name(index)
         memory = torch.cuda.get_device_properties(index).total_memory / 2**30
@@ -96,6 +98,17 @@ def devices() -> Iterator[Finding]:
             yield Finding("gpu", here, WARNING, "this torch is a CPU build: install a CUDA build (pytorch.org)")
         else:
             yield Finding("gpu", here, WARNING, f"the driver may be too old for CUDA {torch.version.cuda}: nvidia-smi")
+
+
+def compiled() -> Finding:
+    """Whether the fused path on a CPU has compiled kernels."""
+    if cpu_kernels.compiled_kernels() is not None:
+        return Finding("cpu kernels", "compiled by numba")
+    cure = "pip install 'tamft[numba]'"
+    if importlib.util.find_spec("numba") is not None:
+        cure = f"pip install -U numba, which must fit Python {platform.python_version()} and the installed numpy"
+        return Finding("cpu kernels", "torch's own: numba is installed, but does not work here", WARNING, cure)
+    return Finding("cpu kernels", f"torch's own; {cure} has faster ones for large models")
 
 
 def path_on(device: str) -> str:

@@ -7,11 +7,11 @@ come from one pass, and the way back, the update and |m_t|² from another. Symbo
 and pieces in their order, so the bits depend neither on the number of threads nor on the run.
 """
 
+import heapq
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -216,9 +216,9 @@ def _finish(row, sums, scalar):
 
 
 @kernel
-def _in_turn(table, sums, scalars, rule):
+def _in_turn(table, sums, scalars, rule, tensors):
     """Tensor by tensor: what the products have read is still in the cache when it is updated."""
-    for k in range(table.shape[0]):
+    for k in tensors:
         row, scalar = table[k], scalars[k]
         pieces = (row[N] + PIECE - 1) // PIECE
         if _looks(scalar, rule) and math.isnan(rule.shared):
@@ -231,20 +231,19 @@ def _in_turn(table, sums, scalars, rule):
 
 
 @kernel
-def _some(table, sums, scalars, rule, owner, first, last, updating):
-    """The pieces first … last of all tensors: their products, or their update."""
+def _some(table, sums, scalars, rule, pieces, first, last, updating):
+    """The pieces first … last of tensors that threads share: their products, or their update."""
     for i in range(first, last):
-        k = owner[i]
-        row, scalar = table[k], scalars[k]
+        k, piece = pieces[i]
         if updating:
-            _update(row, i - row[FIRST], sums, scalar, rule)
-        elif _looks(scalar, rule) and math.isnan(rule.shared):
-            _look(row, i - row[FIRST], sums, rule)
+            _update(table[k], piece, sums, scalars[k], rule)
+        elif _looks(scalars[k], rule) and math.isnan(rule.shared):
+            _look(table[k], piece, sums, rule)
 
 
 @kernel
-def _each(table, sums, scalars, rule, updated):
-    for k in range(table.shape[0]):
+def _each(table, sums, scalars, rule, tensors, updated):
+    for k in tensors:
         if updated:
             _finish(table[k], sums, scalars[k])
         else:
@@ -257,12 +256,32 @@ def _pool(threads, process):
     return ThreadPoolExecutor(threads, thread_name_prefix="tamft-step")
 
 
+@lru_cache(maxsize=16)
+def _shares(sizes, threads):
+    """Who does what: tensors that all share, (tensor, piece) of those, and for each thread whole tensors of its own."""
+    limit = sum(sizes) // (2 * threads)
+    shared = [k for k, n in enumerate(sizes) if n > limit]
+    least, own = [(0, i) for i in range(threads)], [[] for _ in range(threads)]
+    for k in sorted((k for k, n in enumerate(sizes) if n <= limit), key=lambda k: -sizes[k]):
+        load, i = heapq.heappop(least)
+        own[i].append(k)
+        heapq.heappush(least, (load + sizes[k], i))
+    pieces = [(k, piece) for k in shared for piece in range(-(-sizes[k] // PIECE))]
+    return (
+        np.array(shared, np.int64),
+        np.array(pieces, np.int64).reshape(-1, 2),
+        [np.array(sorted(tensors), np.int64) for tensors in own],
+    )
+
+
 def step(rows, scalars_of, rule, threads):
     """One step of many float32 tensors, in place. Returns ŝ, D and |m|² after it, lists of one number per tensor.
 
     Args:
         rows: addresses of p, g, m, v (m where there is none) and the number of elements, per tensor.
         scalars_of: t, ŝ, D and |m|² (NaN where it is not known) before the step, per tensor; a number stands for all.
+        rule: what is the same for all of them.
+        threads: at most so many work, each on ALONE elements or more.
     """
     table, scalars = np.empty((len(rows), FIRST + 1), np.int64), np.zeros((len(rows), COLUMNS))
     table[:, :FIRST] = rows
@@ -270,25 +289,31 @@ def step(rows, scalars_of, rule, threads):
         scalars[:, column] = values
     pieces = -(-table[:, N] // PIECE)
     table[:, FIRST] = np.cumsum(pieces) - pieces
-    _step(table, scalars, np.empty((int(pieces.sum()), 2)), pieces, rule, threads)
+    work = table, np.empty((int(pieces.sum()), 2)), scalars, rule
+    threads = min(threads, int(table[:, N].sum()) // ALONE)
+    if threads <= 1:
+        _in_turn(*work, np.arange(len(rows)))
+    else:
+        _together(work, *_shares(tuple(table[:, N].tolist()), threads), threads)
     return scalars[:, S_HAT].tolist(), scalars[:, D_MEAN].tolist(), scalars[:, SQUARE].tolist()
 
 
-def _step(table, scalars, sums, pieces, rule, threads):
-    threads = min(threads, int(table[:, N].sum()) // ALONE)
-    if threads <= 1:
-        _in_turn(table, sums, scalars, rule)
-        return
-    owner = np.repeat(np.arange(len(table)), pieces)  # the tensor of each piece
-    ends = [len(owner) * i // threads for i in range(threads + 1)]
-    pool = _pool(threads - 1, os.getpid())
+def _together(work, shared, pieces, own, threads):
+    """The products of the large tensors, all threads at once; then their update, and each thread its own tensors."""
+    pool, ends = _pool(threads - 1, os.getpid()), [len(pieces) * i // threads for i in range(threads + 1)]
+
+    def part(i, updating):
+        _some(*work, pieces, ends[i], ends[i + 1], updating)
+        if updating:
+            _in_turn(*work, own[i])
+
     for updating in (False, True):
-        work = [(table, sums, scalars, rule, owner, a, b, updating) for a, b in pairwise(ends)]
-        waiting = [pool.submit(_some, *piece) for piece in work[1:]]
-        _some(*work[0])
-        for future in waiting:
-            future.result()
-        _each(table, sums, scalars, rule, updating)
+        if len(shared) or updating:
+            others = [pool.submit(part, i, updating) for i in range(1, threads)]
+            part(0, updating)
+            for other in others:
+                other.result()
+            _each(*work, shared, updating)
 
 
 @cache
