@@ -93,7 +93,7 @@ def test_all_extra_holds_every_other_extra():
 
 
 # Modules that are themselves imported only when they are chosen.
-WHEN_CHOSEN = {"fused_cuda.py", "numba_kernels.py", "triton_kernels.py", "triton_tiles.py"}
+WHEN_CHOSEN = {"fused_cuda.py", "numba_kernels.py", "numba_step.py", "triton_kernels.py", "triton_tiles.py"}
 
 
 def test_imports_are_declared():

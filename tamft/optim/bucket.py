@@ -123,8 +123,8 @@ class Bucket:
             if isinstance(lr, Tensor) and not aboard:
                 lr = lr.item()
             updates.heavy_ball(ops, params, g, m, lr=lr, beta=beta, factor=factor, d_hat=d_hat, keep=keep)
-        if self.params[0].dtype in LOW_PRECISION:
-            rounded = [local(p) for p in self.params]
+        if here(self.params[0]).dtype != params[0].dtype:
+            rounded = [here(p) for p in self.params]
             ops.assign_(rounded, params)
             if compensated(self.params[0], group):
                 ops.assign_(self.column("compensation"), ops.plus(params, _rounded(rounded), -1.0))

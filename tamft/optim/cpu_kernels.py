@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tamft.optim.bucket import real
+from tamft.optim.ops import SAFE
 
-_SAFE = (1e-24, 1e36)  # float32 squares between these lost nothing to underflow or overflow
 _DOT = 1 << 20  # elements per dot product: 8 MiB of m and g, which the second one finds in the cache
 _FADED = 1e-7  # a gradient that enters m' with less weight than this is beyond what β1' can express in float32
 WORTH = 1 << 20  # elements of a model: with fewer, the compiled kernels do not repay the second that loading takes
@@ -50,12 +50,12 @@ def kernels_differ() -> str | None:
 
 @cache
 def compiled_kernels() -> Any:
-    """The module `numba_kernels`, or None where numba is not installed or does not work with this Python or numpy."""
+    """The module `numba_step`, or None where numba is not installed or does not work with this Python or numpy."""
     try:
-        module = importlib.import_module("tamft.optim.numba_kernels")
-    except (ImportError, AttributeError, SystemError):  # what an old numba raises next to a new numpy
+        module = importlib.import_module("tamft.optim.numba_step")
+        return module if module.works() else None
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, or with its cache on disk: torch's kernels are there
         return None
-    return module if module.works() else None
 
 
 class Slot:
@@ -69,21 +69,25 @@ class Slot:
         square: |m'|², None where it has to be read from memory.
         dots: <m',g>, |m'|², |g|² of this step, once they are known.
         n: elements of the flat tensors.
+        kinds: dtypes of the flat p, m, v.
         has: the state keys that were seen to be there.
     """
 
-    __slots__ = ("_at", "_flat", "_m", "_stride", "_v", "_version", "dots", "grad", "has", "m", "moment", "n", "own",
-                 "p", "param", "sigma", "square", "v")  # fmt: skip
+    __slots__ = ("_at", "_flat", "_grad", "_m", "_stride", "_v", "_version", "dots", "has", "kinds", "m", "moment", "n",
+                 "own", "p", "param", "sigma", "square", "v")  # fmt: skip
 
     def __init__(self, param: Tensor, own: dict[str, Any], moment: str, square: float | None) -> None:
         self.param, self.own, self.moment = param, own, moment
         self.sigma, self.square = 1.0, square
-        self._stride, self._version = param.stride(), own[moment]._version
+        self._version = own[moment]._version
+        self._grad: Tensor | None = None
+        self._flat: Tensor | None = None
         self.dots: tuple[float, float, float] | None = None
         self.has: tuple[str, ...] = ()
         self._look()
 
     def _look(self) -> None:
+        self._stride = self.param.stride()
         self.p, self.n = flat(self.param.detach()), self.param.numel() * (2 if self.param.is_complex() else 1)
         self._m, self._v = self._ordered(self.moment), None
         self.m = self.v = flat(self._m)
@@ -91,17 +95,22 @@ class Slot:
             self._v = self._ordered("exp_avg_sq")
             self.v = flat(self._v)
         self._at = self.param.data_ptr(), self._m.data_ptr(), self.v.data_ptr()
+        self.kinds = self.p.dtype, self.m.dtype, self.v.dtype
 
     def _ordered(self, key: str) -> Tensor:
         x: Tensor = self.own[key]
+        if x.shape != self.param.shape:
+            shapes = f"{tuple(x.shape)}, and its parameter is {tuple(self.param.shape)}"
+            raise RuntimeError(f"the state's {key} is {shapes}: it belongs to another model")
         if x.stride() != self._stride:  # a checkpoint from elsewhere may order its memory differently
             self.own[key] = x = torch.empty_like(self.param, dtype=x.dtype).copy_(x)
         return x
 
     def refresh(self) -> None:
         """Look again where a tensor was replaced or m was written by somebody else."""
-        m, own = self.own[self.moment], self.own
-        if m is not self._m or own.get("exp_avg_sq") is not self._v or self.param.data_ptr() != self._at[0]:
+        m, v = self.own[self.moment], self.own.get("exp_avg_sq")
+        at = self.param.data_ptr(), m.data_ptr(), (m if v is None else v).data_ptr()
+        if m is not self._m or v is not self._v or at != self._at or self.param.stride() != self._stride:
             self._look()
             self.square = None
         elif m._version != self._version:
@@ -111,21 +120,30 @@ class Slot:
         """The gradient of this step; `refresh` is part of it."""
         self.refresh()
         self.dots = None
+        if g.shape != self.param.shape:
+            raise RuntimeError(f"a gradient is {tuple(g.shape)}, and its parameter is {tuple(self.param.shape)}")
+        if g.is_conj() or g.is_neg():  # in memory it is not what it says
+            g = g.resolve_conj().resolve_neg()
         if g.stride() != self._stride:
             g = torch.empty_like(self.param, dtype=g.dtype).copy_(g)
-        self.grad = g
-        self._flat: Tensor | None = None  # who needs only its address pays for no view
+        self._grad, self._flat = g, None  # who needs only its address pays for no view
+
+    def let_go(self) -> None:
+        """Forget the gradient: whoever sets it to None frees its memory."""
+        self._grad = self._flat = None
 
     @property
     def g(self) -> Tensor:
         if self._flat is None:
-            self._flat = flat(self.grad)
+            assert self._grad is not None
+            self._flat = flat(self._grad)
         return self._flat
 
     @property
     def row(self) -> tuple[int, int, int, int, int]:
         p, m, v = self._at
-        return p, self.grad.data_ptr(), m, v, self.n
+        assert self._grad is not None
+        return p, self._grad.data_ptr(), m, v, self.n
 
     def wrote(self, square: float | None) -> None:
         """m' was written by us; `square`: |m'|² where it is known."""
@@ -190,7 +208,7 @@ def square(x: Tensor) -> float:
     for span in spans(x.numel(), _DOT):
         part = x if span is None else x[span]
         value: float = torch.dot(part, part).item()
-        total += value if _SAFE[0] < value < _SAFE[1] else _wide_dot(part, part)
+        total += value if SAFE[0] < value < SAFE[1] else _wide_dot(part, part)
     return total
 
 
@@ -223,17 +241,17 @@ def dots(slot: Slot, decay: float, maximize: bool) -> tuple[float, float, float]
     n, mm = slot.n, slot.square
     if mm is None:
         mm = slot.norm_square()
-    trusted = _SAFE[0] < mm < _SAFE[1]
+    trusted = SAFE[0] < mm < SAFE[1]
     if n <= _DOT and decay == 0 and trusted and slot.g.dtype == slot.m.dtype:  # nearly always
         dot, own = torch.dot(slot.m, slot.g).item(), torch.dot(slot.g, slot.g).item()
-        if _SAFE[0] < own < _SAFE[1]:
+        if SAFE[0] < own < SAFE[1]:
             return -dot if maximize else dot, mm, own
     for span in spans(n, _DOT):
         m = slot.m if span is None else slot.m[span]
         g, negate = gradient(slot, span, decay, maximize)
         own = square(g)
         if mm > 0:
-            dot = torch.dot(m, g).item() if trusted and _SAFE[0] < own < _SAFE[1] else _wide_dot(m, g)
+            dot = torch.dot(m, g).item() if trusted and SAFE[0] < own < SAFE[1] else _wide_dot(m, g)
             mg += -dot if negate else dot
         gg += own
     return mg, mm, gg

@@ -11,7 +11,6 @@ Those kernels are C++ and touch every number once, but they know no torque. Two 
 not read from memory either: |β m + c g|² = β²|m|² + 2βc<m,g> + c²|g|², from the products that the cosine needs anyway.
 """
 
-import math
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
@@ -122,7 +121,7 @@ class Engine:
             return
         parts: list[tuple[dict[str, Any], float | None, list[Slot]]] = []
         for group, away in zip(groups, moved, strict=True):
-            part: dict[torch.dtype, list[Slot]] = {}
+            part: dict[Any, list[Slot]] = {}  # by dtypes
             needed = (self.moment, *(key for key, option in _WANTED.items() if group.get(option)))
             for p in group["params"]:
                 g = p.grad
@@ -135,7 +134,7 @@ class Engine:
                         slot = self._slot(p, own, 0.0 if fresh else None)
                         slot.has = needed
                     slot.take(g)
-                    part.setdefault(p.dtype, []).append(slot)
+                    part.setdefault((slot.kinds, g.dtype), []).append(slot)
                 elif away is not None:
                     self._move(group, self._moving({"params": [p]}, state), ahead=False)
             scale = None if away is None else away.item()
@@ -147,6 +146,8 @@ class Engine:
         shared = self._shared(parts) if groups[0].get("alignment") == "global" else None
         for group, distance, slots in parts:
             self._update(group, distance, slots, shared)
+        for slot in (slot for *_, slots in parts for slot in slots):
+            slot.let_go()
         # Autograd does not see what these kernels write, torch's own included: an old graph would take the new weights.
         torch.autograd.graph.increment_version([slot.param for *_, slots in parts for slot in slots])
 
@@ -165,7 +166,7 @@ class Engine:
         return kernels.cosine(*total)
 
     def _update(self, group: dict[str, Any], scale: float | None, slots: list[Slot], shared: float | None) -> None:
-        """One step of parameters of one dtype. `scale`: they are at θ - scale·m."""
+        """One step of parameters with the same dtypes. `scale`: they are at θ - scale·m."""
         # The counts and the scalars below are one small tensor each, handed out in 0-d views: an operation for each
         # of them would cost as much as a kernel.
         count = torch.stack([slot.own["step"] for slot in slots]) + 1
@@ -174,15 +175,17 @@ class Engine:
             slot.own["step"] = step
         torque, coupled = bool(group.get("torque")), self._coupled(group)
         plain = not torque and group.get("first_moment") != "sum"
-        whole = slots[0].p.dtype == slots[0].m.dtype
-        compiled = self._compiled is not None and slots[0].p.dtype == torch.float32
+        whole = len({*slots[0].kinds, slots[0].g.dtype}) == 1
+        compiled = self._compiled is not None and whole and slots[0].m.dtype == torch.float32
         if plain and whole and (scale is None or (coupled == 0 and not compiled)):
             self._as_torch(group, slots, scale)
             return
         s_hats = torch.stack([slot.own["alignment"] for slot in slots]).tolist() if torque else []
         means = torch.stack([slot.own["damping"] for slot in slots]).tolist() if torque and group["rescale"] else []
         if compiled:
-            self._by_numba(group, scale, slots, count, s_hats, means, shared)
+            decay = group["weight_decay"] if self.decoupled else 0.0
+            options = {"decay": decay, "coupled": coupled, "away": scale, "shared": shared}
+            self._keep(slots, *self._compiled.update(group, slots, count.tolist(), s_hats, means, **options))
             return
         gamma, last, eps = group.get("gamma", 1.0), group.get("torque_steps"), group.get("torque_eps", 0.0)
         maximize, rho, plan = group["maximize"], group["rho"], kernels.planner(group, self.decoupled)
@@ -224,30 +227,6 @@ class Engine:
         for key, values in (("alignment", s_hats), ("damping", means)):
             for slot, value in zip(slots, torch.tensor(values, dtype=slots[0].m.dtype).unbind(), strict=False):
                 slot.own[key] = value
-
-    def _by_numba(self, group: dict[str, Any], scale: float | None, slots: list[Slot], count: Tensor,
-                  s_hats: list[float], means: list[float], shared: float | None) -> None:  # fmt: skip
-        """One step of float32 parameters by the kernels in `numba_kernels`."""
-        for slot in slots:
-            slot.unscale()
-        ball = "momentum" in group
-        beta1, beta2 = (group["momentum"], 0.0) if ball else group["betas"]
-        rule = self._compiled.Rule(
-            adam=not ball, ema=group.get("first_moment", "ema") == "ema", torque=bool(group.get("torque")),
-            rescale=bool(means), gamma=float(group.get("gamma", 1.0)), torque_eps=float(group.get("torque_eps", 0.0)),
-            torque_steps=float(group.get("torque_steps") or math.inf), lr=float(group["lr"]), beta1=float(beta1),
-            beta2=float(beta2), eps=float(group.get("eps", 0.0)),
-            decay=float(group["weight_decay"]) if self.decoupled else 0.0, coupled=float(self._coupled(group)),
-            sign=-1.0 if group["maximize"] else 1.0, away=scale or 0.0, shared=math.nan if shared is None else shared,
-        )  # fmt: skip
-        known = [math.nan if slot.square is None else slot.square for slot in slots]
-        scalars = (count.tolist(), s_hats or 0.0, means or 0.0, known)
-        s_hats_t, means_t, squares = self._compiled.step(
-            [slot.row for slot in slots], scalars, rule, torch.get_num_threads()
-        )
-        for slot, square in zip(slots, squares, strict=True):
-            slot.wrote(square)
-        self._keep(slots, s_hats_t if s_hats else [], means_t if means else [])
 
     def _run(self, slot: Slot, p: Tensor, g: Tensor, m: Tensor, v: Tensor, call: dict[str, Any]) -> None:
         if self._adam is not None:

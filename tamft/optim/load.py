@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import StateDict
 
-from tamft.optim.options import BACKEND, RANGES
+from tamft.optim.options import BACKEND, LOW_PRECISION, RANGES
 from tamft.optim.sharded import spread
 
 if TYPE_CHECKING:
     from tamft.optim.base import MomentumOptimizer
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
 def refuse_foreign(optimizer: "MomentumOptimizer", incoming: StateDict, newest: int) -> None:
@@ -55,6 +57,12 @@ def refuse_foreign(optimizer: "MomentumOptimizer", incoming: StateDict, newest: 
             )
 
 
+def _precision(key: str, p: Tensor) -> torch.dtype | None:
+    """The dtype of a state entry whatever it was saved in: a float64 run's state goes on in a float32 model."""
+    own = torch.float32 if p.dtype in LOW_PRECISION else p.dtype
+    return own if key in MOMENTS else own.to_real() if key in ("alignment", "damping") else None
+
+
 def exact_state(optimizer: "MomentumOptimizer", incoming: StateDict, cast: dict[str, Any]) -> dict[str, Any]:
     """Return torch's own result `cast` = {"state", "param_groups"} with every tensor as it was saved."""
     for group, own in zip(cast["param_groups"], optimizer.param_groups, strict=True):
@@ -74,5 +82,7 @@ def exact_state(optimizer: "MomentumOptimizer", incoming: StateDict, cast: dict[
             if isinstance(value, Tensor):
                 on_cpu = key == "step" and not group["capturable"]
                 device = torch.device("cpu") if on_cpu else p.device
-                cast["state"][p][key] = value.detach().to(device=device, copy=True)
+                cast["state"][p][key] = value.detach().to(
+                    device=device, dtype=_precision(key, p) or value.dtype, copy=True
+                )
     return cast

@@ -2,38 +2,33 @@
 """The fused path's kernels on a CPU where numba is installed: one pass for the cosine, one for all the rest.
 
 torch's own kernels (`cpu_kernels.py`) need a pass for each product and one for the way back from θ̃. Here <m,g> and |g|²
-come from one pass, and the way back, the update and |m_t|² from another. Symbols and formulas are those of
-`updates.py`; a tensor's numbers are float32, sums over pieces and all scalars float64. A piece is summed by one thread
-and pieces in their order, so the bits depend neither on the number of threads nor on the run.
+come from one pass, and the way back, the update and |m_t|² from another. `numba_step.py` calls them. Symbols and
+formulas are those of `updates.py`; a tensor's numbers are float32, sums over pieces and all scalars float64. A piece is
+summed by one thread and pieces in their order, so the bits depend neither on the number of threads nor on the run.
 """
 
-import heapq
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numba import carray, njit, types
 from numba.core import cgutils
-from numba.core.errors import NumbaError
 from numba.extending import intrinsic
 
+from tamft.optim.ops import SAFE
+
 PIECE = 1 << 16  # elements: enough for memory to stream, few enough to be summed in float32 and shared among threads
-ALONE = 1 << 20  # elements that a thread must have to do: with fewer it costs more to wake it up
-LOW, HIGH = 1e-24, 1e36  # float32 sums of squares between these lost nothing to underflow or overflow
+LOW, HIGH = SAFE
 
 # Columns of `table`, one row per tensor: addresses, elements, first piece.
 P, G, M, V, N, FIRST = range(6)
-# Columns of `scalars`, float64, one row per tensor: t, ŝ, D, |m|² (before and after; NaN where it must be read); what
-# `_plan` decides: (1 - η λ), the weight of g, the rate, what √v is multiplied by.
+# Columns of `scalars`, float64, one row per tensor: t, ŝ, D, |m|² (before and after); what `_plan` decides: (1 - η λ),
+# the weight of g, the rate, what √v is multiplied by.
 T, S_HAT, D_MEAN, SQUARE, SHRINK, WEIGHT, RATE, ROOT = range(8)
-COLUMNS = 8
 
 
 class Rule(NamedTuple):
-    """What holds for all tensors. `away`: p is at θ - away·m. `shared`: one cosine for the model; NaN: each its own."""
+    """What holds for all tensors. `away`: p is at θ - away·m. `each`: each has its own cosine, not the `shared` one."""
 
     adam: bool
     ema: bool
@@ -50,6 +45,7 @@ class Rule(NamedTuple):
     coupled: float
     sign: float
     away: float
+    each: bool
     shared: float
 
 
@@ -98,14 +94,14 @@ def _wide(m, g, p, coupled):
 
 @kernel
 def _adam(p, g, m, v, coupled, sign, away, shrink, beta1, weight, beta2, rest, rate, root, eps):
-    """m, v and θ of a piece; returns |m|²."""
+    """m_t = β1 m + w g, v_t = β2 v + (1-β2) g², θ_t = (1 - η λ) θ - η' m_t / (√v̂_t + eps); returns a piece's |m_t|²."""
     square = np.float32(0)
     for i in range(m.size):
         gi, mi = sign * g[i], m[i]
         if coupled != 0:
             gi += coupled * p[i]
         mt = beta1 * mi + weight * gi
-        vt = beta2 * v[i] + rest * (gi * gi)
+        vt = beta2 * v[i] + rest * gi * gi
         p[i] = (p[i] + away * mi) * shrink - rate * mt / (math.sqrt(vt) * root + eps)
         m[i], v[i] = mt, vt
         square += mt * mt
@@ -114,7 +110,7 @@ def _adam(p, g, m, v, coupled, sign, away, shrink, beta1, weight, beta2, rest, r
 
 @kernel
 def _ball(p, g, m, coupled, sign, away, beta, weight, rate):
-    """m and θ of a piece; returns |m|²."""
+    """m_t = β m + w g, θ_t = θ - η' m_t; returns a piece's |m_t|²."""
     square = np.float32(0)
     for i in range(m.size):
         gi, mi = sign * g[i], m[i]
@@ -168,7 +164,7 @@ def _total(sums, row, column):
 
 @kernel
 def _looks(scalar, rule):
-    """Whether ŝ takes in this step's cosine of the tensor itself."""
+    """Whether ŝ takes in this step's cosine."""
     return rule.torque and rule.gamma < 1 and scalar[T] <= rule.torque_steps
 
 
@@ -190,7 +186,7 @@ def _plan(row, sums, scalar, rule):
     t, factor, d_hat = scalar[T], 1.0, 1.0
     if rule.torque:
         if _looks(scalar, rule):
-            s = rule.shared if not math.isnan(rule.shared) else _cosine(row, sums, scalar, rule)
+            s = _cosine(row, sums, scalar, rule) if rule.each else rule.shared
             scalar[S_HAT] = rule.gamma * scalar[S_HAT] + (1 - rule.gamma) * s  # ŝ_t = γ ŝ_{t-1} + (1-γ) s_t
         factor = rule.torque_eps + (1 + scalar[S_HAT]) / 2  # ε + d_t, d_t = (1 + ŝ_t) / 2
         if rule.rescale:
@@ -216,12 +212,12 @@ def _finish(row, sums, scalar):
 
 
 @kernel
-def _in_turn(table, sums, scalars, rule, tensors):
+def in_turn(table, sums, scalars, rule, tensors):
     """Tensor by tensor: what the products have read is still in the cache when it is updated."""
     for k in tensors:
         row, scalar = table[k], scalars[k]
         pieces = (row[N] + PIECE - 1) // PIECE
-        if _looks(scalar, rule) and math.isnan(rule.shared):
+        if _looks(scalar, rule) and rule.each:
             for piece in range(pieces):
                 _look(row, piece, sums, rule)
         _plan(row, sums, scalar, rule)
@@ -231,108 +227,30 @@ def _in_turn(table, sums, scalars, rule, tensors):
 
 
 @kernel
-def _some(table, sums, scalars, rule, pieces, first, last, updating):
-    """The pieces first … last of tensors that threads share: their products, or their update."""
+def look_some(table, sums, scalars, rule, pieces, first, last):
+    """The products of the pieces first … last of tensors that threads share."""
     for i in range(first, last):
         k, piece = pieces[i]
-        if updating:
-            _update(table[k], piece, sums, scalars[k], rule)
-        elif _looks(scalars[k], rule) and math.isnan(rule.shared):
+        if _looks(scalars[k], rule) and rule.each:
             _look(table[k], piece, sums, rule)
 
 
 @kernel
-def _each(table, sums, scalars, rule, tensors, updated):
+def plan_each(table, sums, scalars, rule, tensors):
     for k in tensors:
-        if updated:
-            _finish(table[k], sums, scalars[k])
-        else:
-            _plan(table[k], sums, scalars[k], rule)
+        _plan(table[k], sums, scalars[k], rule)
 
 
-@cache
-def _pool(threads, process):
-    """Threads that wait for work. `process`: a forked child has none of its parent's threads, and starts its own."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="tamft-step")
+@kernel
+def update_some(table, sums, scalars, rule, pieces, first, last, own):
+    """The update of the pieces first … last of tensors that threads share, then a thread's own tensors."""
+    for i in range(first, last):
+        k, piece = pieces[i]
+        _update(table[k], piece, sums, scalars[k], rule)
+    in_turn(table, sums, scalars, rule, own)
 
 
-@lru_cache(maxsize=16)
-def _shares(sizes, threads):
-    """Who does what: tensors that all share, (tensor, piece) of those, and for each thread whole tensors of its own."""
-    limit = sum(sizes) // (2 * threads)
-    shared = [k for k, n in enumerate(sizes) if n > limit]
-    least, own = [(0, i) for i in range(threads)], [[] for _ in range(threads)]
-    for k in sorted((k for k, n in enumerate(sizes) if n <= limit), key=lambda k: -sizes[k]):
-        load, i = heapq.heappop(least)
-        own[i].append(k)
-        heapq.heappush(least, (load + sizes[k], i))
-    pieces = [(k, piece) for k in shared for piece in range(-(-sizes[k] // PIECE))]
-    return (
-        np.array(shared, np.int64),
-        np.array(pieces, np.int64).reshape(-1, 2),
-        [np.array(sorted(tensors), np.int64) for tensors in own],
-    )
-
-
-def step(rows, scalars_of, rule, threads):
-    """One step of many float32 tensors, in place. Returns ŝ, D and |m|² after it, lists of one number per tensor.
-
-    Args:
-        rows: addresses of p, g, m, v (m where there is none) and the number of elements, per tensor.
-        scalars_of: t, ŝ, D and |m|² (NaN where it is not known) before the step, per tensor; a number stands for all.
-        rule: what is the same for all of them.
-        threads: at most so many work, each on ALONE elements or more.
-    """
-    table, scalars = np.empty((len(rows), FIRST + 1), np.int64), np.zeros((len(rows), COLUMNS))
-    table[:, :FIRST] = rows
-    for column, values in enumerate(scalars_of):
-        scalars[:, column] = values
-    pieces = -(-table[:, N] // PIECE)
-    table[:, FIRST] = np.cumsum(pieces) - pieces
-    work = table, np.empty((int(pieces.sum()), 2)), scalars, rule
-    threads = min(threads, int(table[:, N].sum()) // ALONE)
-    if threads <= 1:
-        _in_turn(*work, np.arange(len(rows)))
-    else:
-        _together(work, *_shares(tuple(table[:, N].tolist()), threads), threads)
-    return scalars[:, S_HAT].tolist(), scalars[:, D_MEAN].tolist(), scalars[:, SQUARE].tolist()
-
-
-def _together(work, shared, pieces, own, threads):
-    """The products of the large tensors, all threads at once; then their update, and each thread its own tensors."""
-    pool, ends = _pool(threads - 1, os.getpid()), [len(pieces) * i // threads for i in range(threads + 1)]
-
-    def part(i, updating):
-        _some(*work, pieces, ends[i], ends[i + 1], updating)
-        if updating:
-            _in_turn(*work, own[i])
-
-    for updating in (False, True):
-        if len(shared) or updating:
-            others = [pool.submit(part, i, updating) for i in range(1, threads)]
-            part(0, updating)
-            for other in others:
-                other.result()
-            _each(*work, shared, updating)
-
-
-@cache
-def works():
-    """Whether this numba compiles the kernels to a step that is known."""
-    p, g, m, v = (np.array([x, 3 * x, 2 * x], np.float32) for x in (1.0, 0.5, 0.25, 0.125))
-    g[1] = -g[1]
-    mg, mm, gg = float(m @ g), float(m @ m), float(g @ g)
-    s_hat = 0.75 * 0.5 + 0.25 * mg / math.sqrt(mm * gg)
-    first, second = 0.5 * m + 0.5 * (1 + s_hat) / 2 * g, 0.75 * v + 0.25 * g * g
-    moved = 0.9 * (p + 0.5 * m) - 0.1 / 0.75 * first / (np.sqrt(second / (1 - 0.75**2)) + 0.01)
-    rule = Rule(
-        adam=True, ema=True, torque=True, rescale=False, gamma=0.75, torque_eps=0.0, torque_steps=math.inf, lr=0.1,
-        beta1=0.5, beta2=0.75, eps=0.01, decay=1.0, coupled=0.0, sign=1.0, away=0.5, shared=math.nan,
-    )  # fmt: skip
-    row = (*(x.ctypes.data for x in (p, g, m, v)), 3)
-    try:
-        found, _, square = step([row], ([2.0], [0.5], 0.0, [mm]), rule, threads=1)
-    except NumbaError:
-        return False
-    pairs = ((p, moved), (m, first), (v, second), (found, [s_hat]), (square, [float(first @ first)]))
-    return all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in pairs)
+@kernel
+def finish_each(table, sums, scalars, rule, tensors):
+    for k in tensors:
+        _finish(table[k], sums, scalars[k])

@@ -15,7 +15,7 @@ Scalars = Sequence[float | Tensor]
 
 # A float32 dot product of 1e-23 values is 0 and one of 1e18 values is inf. Between these bounds every square that
 # was lost to underflow is below the rounding error of the sum.
-_SAFE = (1e-24, 1e36)
+SAFE = (1e-24, 1e36)
 
 
 class Ops(Protocol):
@@ -167,7 +167,7 @@ def wide(tensor: Tensor) -> torch.dtype:
 def gram(xs: Tensors, ys: Tensors) -> Tensor:
     """Return <x,y>, <x,x> and <y,y> of each pair as a (3, n) tensor in `wide` precision, without synchronising.
 
-    Right for entries from 1e-30 to 1e30: see `_SAFE`. There is no multi-tensor dot product in torch, so both dialects
+    Right for entries from 1e-30 to 1e30: see `SAFE`. There is no multi-tensor dot product in torch, so both dialects
     share this text.
     """
     return torch.stack([_gram(x.reshape(-1), y.reshape(-1)) for x, y in zip(xs, ys, strict=True)], dim=1)
@@ -184,7 +184,7 @@ def squares(xs: Tensors) -> Tensor:
 def _gram(x: Tensor, y: Tensor) -> Tensor:
     if _may_ask(x):
         fast = torch.stack([torch.dot(x, y), torch.dot(x, x), torch.dot(y, y)]).to(torch.float64)
-        if all(_SAFE[0] < value < _SAFE[1] for value in fast[1:].tolist()):
+        if all(SAFE[0] < value < SAFE[1] for value in fast[1:].tolist()):
             return fast
     x, y = x.to(wide(x)), y.to(wide(y))
     return torch.stack([torch.dot(x, y), torch.dot(x, x), torch.dot(y, y)])
@@ -194,7 +194,7 @@ def square(x: Tensor) -> Tensor:
     """|x|² of a 1-d tensor, 0-d: right for entries from 1e-30 to 1e30, as `gram` is."""
     if _may_ask(x):
         fast = torch.dot(x, x)
-        if _SAFE[0] < fast.item() < _SAFE[1]:
+        if SAFE[0] < fast.item() < SAFE[1]:
             return fast
     x = x.to(wide(x))
     return torch.dot(x, x)

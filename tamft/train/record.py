@@ -1,7 +1,6 @@
 """What run.json holds, and how it is measured and written."""
 
 import errno
-import importlib.util
 import json
 import os
 import platform
@@ -42,7 +41,7 @@ def start(training_args: Any, facts: dict[str, Any]) -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in PACKAGES},
-            **{name: metadata.version(name) for name in OPTIONAL if importlib.util.find_spec(name)},
+            **{d.name: d.version for name in OPTIONAL for d in metadata.distributions(name=name)},
             "torch": str(torch.__version__),  # with its build (+cpu, +cu124), which the package's metadata may not say
         },
         "git": git_commit(),

@@ -1,5 +1,6 @@
 """The fused path on a CPU: its own ways of being wrong. That it obeys the laws is tested where the laws are."""
 
+import weakref
 from typing import Any
 
 import pytest
@@ -157,6 +158,107 @@ def test_grad_scaler_hands_over_and_a_skipped_step_changes_nothing(name, options
     for p, q in zip(got, expected, strict=True):
         assert optimizer.state[p]["step"] == reference.state[q]["step"]
     assert not getattr(cls(name)([torch.nn.Parameter(torch.ones(2))]), "_step_supports_amp_scaling", False)
+
+
+@pytest.mark.parametrize("name", TORQUE_NAMES)
+def test_one_infinite_gradient_shows_in_the_shared_cosine(name):
+    ends = []
+    for flags in ({"foreach": False}, {"fused": True}):
+        params = [torch.nn.Parameter(torch.ones(n)) for n in (5, 8)]
+        optimizer = cls(name)(params, lr=1e-2, alignment="global", **flags)
+        for step in range(3):
+            for p in params:
+                p.grad = torch.ones_like(p)
+            if step == 1:
+                params[0].grad[2] = torch.inf
+            optimizer.step()
+        ends.append([optimizer.state[p]["alignment"].isnan().item() for p in params])
+    assert ends == [[True, True]] * 2
+
+
+def driven(name: str, flags: dict[str, bool], change: Any, shape: tuple[int, ...] = (6, 3, 4, 5)) -> tuple[Any, Any]:
+    """Eight steps; after the fourth `change(p, state)`, with a state that was taken after the second."""
+    p = torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    optimizer = cls(name)([p], lr=1e-2, rho=0.1, **flags)
+    for step in range(8):
+        optimizer.train()
+        p.grad = (p.detach() * 0.3 + torch.sin(torch.arange(p.numel()) + step).view(shape)).to(p.dtype)
+        optimizer.step()
+        if step == 1:
+            state = dict(optimizer.state)[p]
+        elif step == 3:
+            change(p, state)
+    return p.detach(), optimizer
+
+
+CHANGES: dict[str, Any] = {
+    "m's memory": lambda p, state: [setattr(x, "data", x.data * 1.0) for x in state.values() if x.dim()],
+    "weights' order": lambda p, state: setattr(p, "data", p.data.contiguous(memory_format=torch.channels_last)),
+    "m in float64": lambda p, state: state.update({k: x.double() for k, x in state.items() if x.dim()}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_others_do_to_the_tensors_does_not_mix_them_up(name, change):
+    expected, _ = driven(name, {"foreach": False}, CHANGES[change])
+    got, _ = driven(name, {"fused": True}, CHANGES[change])
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_of_another_shape_is_refused(name):
+    def change(p: Any, state: Any) -> None:
+        for key, x in state.items():
+            if x.dim():
+                state[key] = x[:4].clone()
+
+    with pytest.raises(RuntimeError, match=r"\(4, 3, 4, 5\), and its parameter is \(6, 3, 4, 5\)"):
+        driven(name, {"fused": True}, change)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lazily_conjugated_gradient(name):
+    ends = []
+    for lazy in (True, False):
+        p = torch.nn.Parameter(torch.ones(4, dtype=torch.complex64))
+        optimizer = cls(name)([p], lr=1e-2, fused=True)
+        for step in range(3):
+            optimizer.train()
+            g = torch.full((4,), 1.0 + 1j * (step + 1)).conj()
+            p.grad = g if lazy else g.resolve_conj()
+            optimizer.step()
+        ends.append(p.detach())
+    torch.testing.assert_close(ends[1], ends[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_let_go(name):
+    """`zero_grad()` frees their memory, before the next forward pass."""
+    p = torch.nn.Parameter(torch.ones(4, 3))
+    optimizer = cls(name)([p], lr=1e-2, fused=True)
+    for _ in range(2):
+        optimizer.train()
+        p.grad = torch.ones(4, 3)
+        gradient = weakref.ref(p.grad)
+        optimizer.step()
+        optimizer.zero_grad()
+        assert gradient() is None
+
+
+@few
+def test_telemetry_after_a_checkpoint_changes_nothing(name, options):
+    ends = []
+    for watched in (False, True):
+        params = PROBLEM.parameters(torch.float32)
+        optimizer = cls(name)(groups_of(params, GROUPS), lr=learning_rate(name), fused=True, **options)
+        for step in range(8):
+            one_step(optimizer, PROBLEM, params, step, "closure")
+            optimizer.state_dict()
+            if watched:
+                optimizer.telemetry()
+        ends.append([bits(p) for p in params])
+    assert ends[0] == ends[1]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

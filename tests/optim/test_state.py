@@ -182,6 +182,21 @@ def test_options_come_from_the_checkpoint(name):
     assert [(g["lr"], g["weight_decay"], g["rho"]) for g in other.param_groups] == [(0.5, 0.25, 0.125)] * 2
 
 
+@pytest.mark.parametrize("path", ["loop", "foreach", "fused"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_float64_run_goes_on_in_a_float32_model(name, path):
+    options = {"lr": learning_rate(name), "rho": 0.1, **PATHS[path]}
+    params, optimizer = run_tamft(name, PROBLEM, last=6, **options)
+    half = [torch.nn.Parameter(p.detach().float()) for p in params]
+    other = cls(name)(groups_of(half, GROUPS), **options)
+    other.load_state_dict(optimizer.state_dict())
+    assert {x.dtype for s in other.state.values() for key, x in s.items() if key != "step"} == {torch.float32}
+    for step in range(6, 20):
+        one_step(optimizer, PROBLEM, params, step, "closure")
+        one_step(other, PROBLEM, half, step, "closure")
+    assert_follows(half, params, PROBLEM.start, LINE)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unused_parameter_has_no_state(name):
     """State is made lazily, by key: an optimizer that has not stepped saves and loads an empty one."""
