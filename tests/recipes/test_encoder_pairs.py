@@ -88,6 +88,8 @@ def test_evaluation_loss(recipe, rows_file):
     code, error, folder = recipe(*flags, folder="other")
     assert (code, folder.exists()) == (2, False)
     assert "--eval_strategy steps needs --eval_file" in error
+    code, error, _ = recipe(*flags, "--eval_split", "validation", folder="other")
+    assert (code, "--eval_split validation is one of --dataset" in error) == (2, True)
     scored = rows_file(("sentence1", "sentence2", "score"), name="scored.jsonl")
     code, error, _ = recipe(*flags, "--eval_file", scored, folder="other")
     assert (code, "both must be the same" in error) == (2, True)
