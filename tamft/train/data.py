@@ -84,7 +84,7 @@ def load_splits(args: Any, eval_strategy: Any) -> tuple[Rows, Rows | None]:
             raise InputError(f"--eval_strategy {eval_strategy.value} needs --eval_file or --eval_split")
         return train, None
     if not args.eval_file and args.dataset is None:
-        raise InputError(f"--eval_split {args.eval_split} is one of --dataset, which is not given: name a file, --eval_file")
+        raise InputError(f"--eval_split {args.eval_split} is one of --dataset, which is not given: name an --eval_file")
     hub = None if args.eval_file else args.dataset
     rows = load_rows(args.eval_file, hub, args.dataset_config, args.eval_split or "", args.columns)
     if rows.kind != train.kind:
