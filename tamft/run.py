@@ -67,7 +67,6 @@ def _run(argv: list[str]) -> None:
     if not argv[0].startswith("--"):
         _check_target(argv)
     from tamft.hf import register
-    from tamft.hf.launchers import leave_processes
     from tamft.hf.overrides import Overrides, active, split
 
     register()
@@ -85,10 +84,8 @@ def _run(argv: list[str]) -> None:
             if ending.code not in (None, 0):
                 raise
             overrides.check_used()
-            leave_processes()
             raise
         overrides.check_used()
-        leave_processes()
 
 
 def _folder(target: str) -> str:

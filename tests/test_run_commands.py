@@ -128,22 +128,6 @@ def test_a_command_sees_what_its_shell_command_would(tmp_path, run_python):
 # ---- the real ones ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("end", "left"), [("", True), ("raise SystemExit(0)", True), ("raise SystemExit(3)", False)])
-def test_a_script_that_is_done_takes_leave_of_the_other_processes(here, end, left):  # noqa: F811
-    """Not after a failure: the others may be waiting for this one."""
-    store = "torch.distributed.HashStore()"
-    begin = f"torch.distributed.init_process_group('gloo', store={store}, rank=0, world_size=1)"
-    (here / "train.py").write_text(f"import torch.distributed\n{begin}\n{end}\n")
-    try:
-        run.main(["train.py"])
-    except SystemExit:
-        assert end
-    still_there = torch.distributed.is_initialized()
-    if still_there:
-        torch.distributed.destroy_process_group()
-    assert still_there is not left
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher",

@@ -53,20 +53,6 @@ def reach_into_launchers(overrides: Overrides) -> None:
     torch.distributed.run.run = _through_tamft(torch.distributed.run.run, overrides)
 
 
-def leave_processes() -> None:
-    """Take leave of the other CPU processes, where there are any, once all is done.
-
-    Scripts seldom do it, and then a thread of gloo that is still there when the interpreter ends now and then aborts a
-    process whose work is complete: its launcher reports a failure. NCCL needs no such help, and would wait for those
-    that are not done yet.
-    """
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
-        return
-    if distributed.get_backend() == "gloo":
-        distributed.destroy_process_group()
-
-
 def _through_tamft(original: Callable[[Namespace], None], overrides: Overrides) -> Callable[[Namespace], None]:
     @functools.wraps(original)
     def run(args: Namespace) -> None:

@@ -19,7 +19,6 @@ from transformers.utils import logging as transformers_logging
 from tamft import registry
 from tamft.errors import InputError
 from tamft.hf.checkpoints import checkpoints
-from tamft.hf.launchers import leave_processes
 from tamft.hf.resume import check_optimizer, choose, newest
 from tamft.train import estimate, failures, lock, record, stop
 from tamft.train.failures import Diverged, Ended, RunError
@@ -279,8 +278,6 @@ def command(main: Callable[[list[str]], int], argv: list[str] | None = None) -> 
     code, message = 0, ""
     try:
         code = main(argv)
-        if code == 0:
-            leave_processes()
     except InputError as error:
         code, message = 2, f"error: {error}"
     except Ended as error:
