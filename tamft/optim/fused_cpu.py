@@ -139,17 +139,18 @@ class Engine:
                     self._move(group, self._moving({"params": [p]}, state), ahead=False)
             scale = None if away is None else away.item()
             parts += [(group, scale, slots) for slots in part.values()]
+        stepping = [slot for *_, slots in parts for slot in slots]
         if grad_scale is not None:
-            torch._foreach_div_([slot.g for *_, slots in parts for slot in slots], grad_scale)
-        worth = sum(slot.n for *_, slots in parts for slot in slots) >= kernels.WORTH
+            torch._foreach_div_([slot.g for slot in stepping], grad_scale)
+        worth = sum(slot.n for slot in stepping) >= kernels.WORTH
         self._compiled = kernels.compiled_kernels() if worth else None
         shared = self._shared(parts) if groups[0].get("alignment") == "global" else None
         for group, distance, slots in parts:
             self._update(group, distance, slots, shared)
-        for slot in (slot for *_, slots in parts for slot in slots):
+        for slot in stepping:
             slot.let_go()
         # Autograd does not see what these kernels write, torch's own included: an old graph would take the new weights.
-        torch.autograd.graph.increment_version([slot.param for *_, slots in parts for slot in slots])
+        torch.autograd.graph.increment_version([slot.param for slot in stepping])
 
     def _coupled(self, group: dict[str, Any]) -> float:
         return 0.0 if self.decoupled else group["weight_decay"]

@@ -64,7 +64,10 @@ def _precision(key: str, p: Tensor) -> torch.dtype | None:
 
 
 def exact_state(optimizer: "MomentumOptimizer", incoming: StateDict, cast: dict[str, Any]) -> dict[str, Any]:
-    """Return torch's own result `cast` = {"state", "param_groups"} with every tensor as it was saved."""
+    """Return torch's own result `cast` = {"state", "param_groups"} with every tensor as it was saved.
+
+    Only m, v, ŝ and D take the dtype that the state of `p` has: see `_precision`.
+    """
     for group, own in zip(cast["param_groups"], optimizer.param_groups, strict=True):
         for name, value in optimizer.defaults.items():
             group.setdefault(name, value)

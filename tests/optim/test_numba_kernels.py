@@ -9,6 +9,7 @@ import torch
 from tamft.optim import cpu_kernels
 from tests.optim import (
     test_fused_cpu,
+    test_fused_cpu_tensors,
     test_laws,
     test_perturbation,
     test_reference,
@@ -35,15 +36,18 @@ numba_kernels = pytest.importorskip("tamft.optim.numba_kernels", reason=reason, 
 numba_step = pytest.importorskip("tamft.optim.numba_step", reason=reason, exc_type=ImportError)
 
 LAWS = (
-    test_fused_cpu, test_laws, test_perturbation, test_reference, test_special_tensors, test_state, test_telemetry,
-    test_torch_limits,
+    test_fused_cpu, test_fused_cpu_tensors, test_laws, test_perturbation, test_reference, test_special_tensors,
+    test_state, test_telemetry, test_torch_limits,
 )  # fmt: skip
 for module in LAWS:
     for test in [name for name in vars(module) if name.startswith("test_") and callable(vars(module)[name])]:
         globals()[f"{module.__name__.rpartition('.')[2]}_{test.removeprefix('test_')}"] = vars(module)[test]
 
 # A tensor of two pieces and a bit, one of exactly one, one of one more, and small ones.
-LARGE = Problem(shapes=((2 * numba_kernels.PIECE + 5,), (128, 128), (numba_kernels.PIECE + 1,), (3,), ()), steps=12)
+LARGE = Problem(
+    shapes=((2 * numba_kernels.PIECE + 5,), (numba_kernels.PIECE // 8, 8), (numba_kernels.PIECE + 1,), (3,), ()),
+    steps=12,
+)
 few = pytest.mark.parametrize(("name", "options"), FEW, ids=FEW_IDS)
 
 
